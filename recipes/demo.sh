@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# SR-LLM from end to end on the embedded default: annotate -> train -> merge -> infer -> score -> compare.
+# `make demo` runs this with the project's Python first on the path. Each command is printed as you would type it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+run() {
+    printf '\n$ %s\n' "$*"
+    "$@"
+}
+
+TEST=datasets/content_moderation/test.csv
+OUT=datasets/results/demo
+
+# 1. How a text becomes a training row. The embedded model is a weak annotator: this only shows the stage.
+run python generate_data/annotate.py --engine transformers --limit 3 --retries 0 --max_tokens 200 --max_failed 1 \
+    --output datasets/annotated/demo.csv --overwrite
+
+# 2. Learn from the embedded training rows, and make a stand-alone model of the result.
+run python training/train.py --overwrite
+run python training/merge.py --overwrite
+
+# 3. Rewrite the test rows: the tuned model, the same base by prompt alone, and what needs no model.
+run python testing/infer.py --input $TEST --base_model models/merged --output $OUT/tuned.csv --overwrite
+run python testing/infer.py --input $TEST --base_model smollm2 --output $OUT/prompted.csv --overwrite
+run python testing/infer.py --input $TEST --base_model smollm2 --shots 3 --output $OUT/few-shot.csv --overwrite
+for baseline in copy delete reference; do
+    run python testing/infer.py --input $TEST --baseline $baseline --output $OUT/$baseline.csv --overwrite
+done
+
+# 4. Score and compare, row by row, with the prompted base.
+inputs=()
+for system in prompted few-shot copy delete reference tuned; do
+    run python testing/score.py --input $OUT/$system.csv
+    inputs+=("$system=$OUT/$system.scores.csv")
+done
+run python testing/compare.py --output datasets/reports/demo --overwrite --inputs "${inputs[@]}"
+
+printf '\nThese figures are a demo: 120 texts written for this repo. Figures on real data: benchmarks/RESULTS.md\n'
+printf 'model:   models/merged      try it: .venv/bin/python testing/infer.py --input_text "..."\n'
+printf 'answers: %s/tuned.csv\nreport:  datasets/reports/demo/table.md\n' "$OUT"

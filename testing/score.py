@@ -1,0 +1,104 @@
+"""Scores a results file: one column per measure, and a summary with n and intervals.
+
+    python testing/score.py --input datasets/results/test_merged.csv
+    python testing/score.py --scorers overlap,edits --reference_columns neutral1,neutral2,neutral3 --input out.csv
+
+Reads  a results file of testing/infer.py (or any table with the source, the rewriting and, for some, the reference)
+Writes <input>.scores.csv: every input column, and one per measure; <input>.summary.json: mean, 95 % interval,
+       n scored / n total, and what each measure means
+
+Each scorer is one file in testing/scorers/: meaning, overlap, facts, edits. A measure that does not apply to a row is
+missing there, never zero: the summary says how many rows it rests on.
+
+Next: python testing/compare.py base=A.scores.csv tuned=B.scores.csv
+"""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
+
+from utils import params
+from utils.configs import ScoreConfig
+from utils.data import read_table, require_columns, with_ids, write_table
+from utils.helpers import UserError, parse_config, run_stage
+from utils.records import finish_record, start_record, write_json
+from utils.report import markdown_table
+from utils.stats import mean_interval
+
+logger = logging.getLogger(__name__)
+
+
+def load_scorers(names: str) -> dict:
+    """Scorer modules by name."""
+    known = sorted(path.stem for path in (Path(__file__).parent / "scorers").glob("[a-z]*.py"))
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted or set(wanted) - set(known):
+        raise UserError(f"--scorers {names}: there are {', '.join(known)}")
+    return {name: importlib.import_module(f"testing.scorers.{name}") for name in wanted}
+
+
+def newest_result() -> Path:
+    """The results file written last, for a call without --input."""
+    files = [p for p in params.RESULTS_DIR.glob("*.csv") if not p.name.endswith(".scores.csv")]
+    if not files:
+        raise UserError(f"--input: {params.RESULTS_DIR} holds no results: python testing/infer.py makes them")
+    return max(files, key=lambda path: path.stat().st_mtime)
+
+
+def summarise(scores: pd.DataFrame, scorers: dict, seed: int) -> dict[str, dict]:
+    """Mean, interval, and n scored / n total of every measure."""
+    summary = {}
+    for module in scorers.values():
+        for name, meaning in module.COLUMNS.items():
+            values = scores[name].dropna().to_numpy()
+            summary[name] = {
+                **mean_interval(values, params.CONFIDENCE, params.BOOTSTRAP_RESAMPLES, seed),
+                "scored": len(values),
+                "total": len(scores),
+                "higher_is_better": module.HIGHER_IS_BETTER[name],
+                "meaning": meaning,
+            }
+    return summary
+
+
+def main(config: ScoreConfig) -> None:
+    scorers = load_scorers(config.scorers)
+    source = Path(config.input) if config.input else newest_result()
+    frame = read_table(source, config.limit)
+    require_columns(frame, [config.input_column, config.output_column], source, "--input_column and --output_column")
+    frame = with_ids(frame, config.input_column)
+    record = start_record(config, [source])
+
+    columns, anchors = [], {}
+    for name, module in scorers.items():
+        logger.info("%s on %d rows of %s", name, len(frame), source)
+        values, extra = module.score(frame, config)
+        columns.append(values)
+        anchors |= {f"{name}_{key}": value for key, value in extra.items()}
+    scores = pd.concat(columns, axis=1)
+    summary = summarise(scores, scorers, config.seed)
+
+    stem = source.with_suffix("")
+    write_table(pd.concat([frame, scores], axis=1), Path(f"{stem}.scores.csv"))
+    write_json(Path(f"{stem}.summary.json"), {"measures": summary, "anchors": anchors})
+    finish_record(record, Path(f"{stem}.scores.csv"), counts={"rows": len(frame)})
+
+    print(f"{source}: {len(frame)} rows")
+    rows = [
+        [name, f"{s['mean']:.3f}", f"{s['low']:.3f} to {s['high']:.3f}", f"{s['scored']}/{s['total']}", s["meaning"]]
+        if s["scored"]
+        else [name, "-", "-", f"0/{s['total']}", s["meaning"]]
+        for name, s in summary.items()
+    ]
+    print(markdown_table(["measure", "mean", "95 % interval", "rows", "meaning"], rows))
+    if anchors:
+        print("anchors: " + ", ".join(f"{name} {value:.3f}" for name, value in anchors.items()))
+
+
+if __name__ == "__main__":
+    run_stage(main, parse_config(ScoreConfig))

@@ -1,0 +1,50 @@
+"""edits: what was changed, and should it have been?
+
+Copies are counted among biased rows and changes among neutral ones, never pooled: a model that copies everything and
+one that rewrites everything would meet in the middle. A row is biased if its `bias` label is Yes, or, without that
+column, always.
+"""
+
+import json
+
+import pandas as pd
+
+from utils import params
+from utils.configs import ScoreConfig
+from utils.metrics import is_copy, length_ratio, phrases_left
+
+COLUMNS = {
+    "biased_words_left": "share of the annotated biased words still there, 0..1; biased rows only",
+    "copied": "1 if a biased row came back unchanged",
+    "changed": "1 if a neutral row came back changed",
+    "length_ratio": "words of the rewriting per word of the source",
+    "broken": "1 if the rewriting is empty or has run away",
+}
+HIGHER_IS_BETTER = {
+    "biased_words_left": False,
+    "copied": False,
+    "changed": False,
+    "length_ratio": None,
+    "broken": False,
+}
+
+
+def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Run-away: more than params.RUNAWAY_RATIO times as long as the source, and at least ten words longer."""
+    rows = []
+    for _, row in frame.iterrows():
+        source, text = row[config.input_column], row[config.output_column]
+        biased = row.get("bias", "Yes") == "Yes"
+        phrases = json.loads(row.get(params.BIASED_WORDS_COLUMN) or "[]")
+        ratio = length_ratio(source, text)
+        ran_away = ratio > params.RUNAWAY_RATIO and len(text.split()) > len(source.split()) + 10
+        rows.append(
+            {
+                "biased_words_left": phrases_left(phrases, text) if biased else None,
+                "copied": float(is_copy(source, text)) if biased else None,
+                "changed": None if biased else float(not is_copy(source, text)),
+                "length_ratio": ratio,
+                "broken": float(not text.strip() or ran_away),
+            }
+        )
+    return pd.DataFrame(rows, index=frame.index, dtype=float), {}

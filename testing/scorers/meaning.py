@@ -1,0 +1,33 @@
+"""meaning: does the rewriting still say the same? Cosine of MiniLM sentence embeddings, source against rewriting.
+
+A cosine means little by itself, so two anchors go with it: the mean cosine of shuffled (unrelated) pairs, and that of
+the human references.
+"""
+
+import numpy as np
+import pandas as pd
+
+from utils import embedded
+from utils.configs import ScoreConfig
+
+COLUMNS = {"meaning": "cosine of source and rewriting; higher is closer"}
+HIGHER_IS_BETTER = {"meaning": True}
+
+
+def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+    """One cosine per row, -1..1; missing for an empty rewriting. Anchors: `shuffled`, `reference`."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(embedded.fetch("minilm")), device="cpu")
+
+    def embed(texts: pd.Series) -> np.ndarray:
+        return encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+
+    source, rewriting = embed(frame[config.input_column]), embed(frame[config.output_column])
+    cosine = pd.Series((source * rewriting).sum(axis=1), index=frame.index)
+    cosine[frame[config.output_column].str.strip() == ""] = np.nan
+    anchors = {"shuffled": float((source * np.roll(rewriting, 1, axis=0)).sum(axis=1).mean())}
+    reference = config.reference_columns.split(",")[0]
+    if reference in frame.columns:
+        anchors["reference"] = float((source * embed(frame[reference])).sum(axis=1).mean())
+    return pd.DataFrame({"meaning": cosine}), anchors

@@ -1,0 +1,30 @@
+"""overlap: how close is the rewriting to the best human rewriting? chrF, BLEU and ROUGE-L, 0..100."""
+
+import pandas as pd
+
+from utils.configs import ScoreConfig
+from utils.helpers import UserError
+from utils.metrics import bleu, chrf, rouge_l
+
+COLUMNS = {
+    "chrf": "chrF2 to the best reference, 0..100",
+    "bleu": "sentence BLEU to the best reference, 0..100",
+    "rouge_l": "ROUGE-L F to the best reference, 0..100",
+}
+HIGHER_IS_BETTER = {"chrf": True, "bleu": True, "rouge_l": True}
+
+
+def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Missing where a row has no reference. An empty rewriting scores 0."""
+    columns = [c for c in config.reference_columns.split(",") if c in frame.columns]
+    if not columns:
+        raise UserError(
+            f"scorer overlap: no column {config.reference_columns}: name others with --reference_columns, "
+            "or leave overlap out of --scorers"
+        )
+    functions = {"chrf": chrf, "bleu": bleu, "rouge_l": rouge_l}
+    rows = []
+    for text, *references in frame[[config.output_column, *columns]].itertuples(index=False):
+        given = [r for r in references if r.strip()]
+        rows.append({name: f(text, given) if given else None for name, f in functions.items()})
+    return pd.DataFrame(rows, index=frame.index, dtype=float), {}

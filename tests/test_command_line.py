@@ -1,0 +1,75 @@
+"""Flags, --config and published names."""
+
+import pytest
+
+from training.train import ALIASES
+from utils import params
+from utils.configs import TrainConfig
+from utils.helpers import parse_config
+
+
+def parse(*argv):
+    return parse_config(TrainConfig, ALIASES, list(argv))
+
+
+def test_precedence_is_params_then_yaml_then_flags(tmp_path):
+    settings = tmp_path / "run.yaml"
+    settings.write_text("lr: 1e-4\nepochs: 2\ngradient_checkpointing: true\n")
+    config = parse("--config", str(settings), "--epochs", "5")
+    assert config.lr == 1e-4 and config.epochs == 5.0 and config.gradient_checkpointing is True
+    assert config.batch_size == params.BATCH_SIZE
+
+
+def test_published_names_are_understood():
+    config = parse("--learning_rate", "2e-4", "--use_4bit", "False", "--num_train_epochs", "1", "--test_size", "0.3")
+    assert (config.lr, config.quantization, config.epochs, config.validation_share) == (2e-4, "none", 1.0, 0.3)
+    assert parse("--max-seq-length=512").max_length == 512
+    assert parse("--use_4bit").quantization == "nf4"
+
+
+def test_published_names_work_in_yaml_too(tmp_path):
+    settings = tmp_path / "old.yaml"
+    settings.write_text("learning_rate: 0.001\nload_8bit: true\n")
+    config = parse("--config", str(settings))
+    assert (config.lr, config.quantization) == (0.001, "int8")
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--lora_modules", "all"], "unrecognized arguments"),
+        (["--lr", "fast"], "invalid float"),
+        (["--lr", "1e-4", "--learning_rate", "2e-4"], "disagrees"),
+        (["--use_4bit", "perhaps"], "not a value that can be read"),
+        (["--quantization", "nf5"], "invalid choice"),
+        (["--validation_share", "1.5"], "--validation_share 1.5"),
+        (["--method", "full", "--quantization", "nf4"], "--method full"),
+        (["--config", "nowhere.yaml"], "--config nowhere.yaml"),
+    ],
+)
+def test_a_mistake_ends_with_code_2_and_says_what(argv, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(*argv)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["learning: 1", "lr: quick", "- lr", "lr: [1"])
+def test_a_wrong_config_file_is_an_error(text, tmp_path, capsys):
+    settings = tmp_path / "run.yaml"
+    settings.write_text(text)
+    with pytest.raises(SystemExit) as end:
+        parse("--config", str(settings))
+    assert end.value.code == 2
+
+
+def test_the_recipe_of_the_paper_is_readable():
+    config = parse("--config", str(params.ROOT / "recipes" / "sr_llm.yaml"))
+    assert (config.lora_r, config.lora_alpha, config.lora_dropout, config.lr) == (64, 16, 0.2, 2e-4)
+    assert config.optimizer == "paged_adamw_32bit" and config.patience == 3
+
+
+def test_a_script_works_from_any_folder(script, tmp_path):
+    result = script(params.ROOT / "training" / "train.py", "--input", "missing.csv", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1] == "error: missing.csv: no such file"

@@ -1,0 +1,175 @@
+"""Models are checked before they are loaded, and 4-bit weights stay trainable across evaluation passes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from bitsandbytes.functional import _convert_weight_packed_for_cpu, dequantize_4bit
+from bitsandbytes.nn import Linear4bit, modules
+from peft import LoraConfig, get_peft_model
+
+from utils.helpers import UserError
+from utils.likelihood import completion_loss, shared_prefix
+from utils.models import keep_trainable_layout, load_base, resolve
+
+
+def with_lora(model):
+    torch.manual_seed(1)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero at the start, which would hide the gradient of lora_A
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def a_batch():
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(3, 200, (3, 20), generator=generator)
+    ids[:, :6] = ids[0, :6]  # an instruction that all rows share
+    labels = ids.clone()
+    labels[:, :8] = -100
+    labels[2, 15:] = -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def gradients(model) -> torch.Tensor:
+    model.train()
+    model.zero_grad()
+    completion_loss(model, a_batch()).backward()
+    return torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
+
+
+def float_twin(quantised):
+    """The same model with its 4-bit weights written out, and the same adapter."""
+    twin = with_lora(load_base(quantised.ref, "none", {"compute_dtype": "float32"}, training=True))
+    twin.load_state_dict({k: v for k, v in quantised.state_dict().items() if "lora" in k}, strict=False)
+    weights = dict(quantised.named_modules())
+    for name, module in twin.named_modules():
+        source = weights.get(name)
+        if isinstance(source, Linear4bit):
+            module.weight.data = dequantize_4bit(source.weight.data, source.weight.quant_state).float()
+    return twin
+
+
+@pytest.fixture
+def quantised(tiny_model):
+    ref = resolve(str(tiny_model))
+    model = with_lora(load_base(ref, "nf4", {"compute_dtype": "float32"}, training=True))
+    model.ref = ref
+    return model
+
+
+def pack(model):
+    """What bitsandbytes does to every 4-bit weight in the first eval-mode forward on a CPU with AVX512-bf16."""
+    packed = 0
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.weight.data, module.weight.quant_state = _convert_weight_packed_for_cpu(
+                module.weight.data.view(torch.uint8), module.weight.quant_state
+            )
+            packed += 1
+    assert packed
+
+
+def test_gradients_of_4bit_weights_equal_those_of_the_float_twin(quantised):
+    assert F.cosine_similarity(gradients(quantised), gradients(float_twin(quantised)), dim=0) > 0.99
+
+
+def test_packed_weights_give_wrong_gradients_and_are_put_back(quantised):
+    """The packed layout is planted here, so this fails without the repair on any CPU."""
+    wanted = gradients(float_twin(quantised))
+    pack(quantised)
+    try:
+        broken = F.cosine_similarity(gradients(quantised), wanted, dim=0)
+    except RuntimeError:  # the fused kernel does not exist on this CPU
+        broken = torch.tensor(0.0)
+    keep_trainable_layout(quantised)
+    assert F.cosine_similarity(gradients(quantised), wanted, dim=0) > 0.99 > broken
+
+
+def test_an_evaluation_pass_does_not_repack(tiny_model, monkeypatch):
+    """Modules are told that the CPU can repack, so this fails without the switch on any CPU."""
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
+    ref = resolve(str(tiny_model))
+    model = with_lora(load_base(ref, "nf4", training=True))
+    model.ref = ref
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=a_batch()["input_ids"])
+    states = [m.weight.quant_state for m in model.modules() if isinstance(m, Linear4bit)]
+    assert states and not any(getattr(state, "packing_format_for_cpu", False) for state in states)
+    assert F.cosine_similarity(gradients(model), gradients(float_twin(model)), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("divisor", [None, 50])
+def test_completion_loss_equals_the_ordinary_one(tiny_model, divisor):
+    model = with_lora(load_base(resolve(str(tiny_model)), "none", {"compute_dtype": "float32"}, training=True))
+    batch = a_batch()
+    assert (
+        shared_prefix(
+            **{k: batch[n] for k, n in (("ids", "input_ids"), ("mask", "attention_mask"), ("labels", "labels"))}
+        )
+        == 5
+    )
+    ordinary = model(**batch).loss
+    if divisor:
+        ordinary = ordinary * (batch["labels"][:, 1:] != -100).sum() / divisor
+    ordinary.backward()
+    wanted = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad()
+    loss = completion_loss(model, batch, divisor)
+    loss.backward()
+    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    assert loss.item() == pytest.approx(ordinary.item(), rel=1e-5)
+    assert (found - wanted).norm() / wanted.norm() < 1e-5
+
+
+def test_what_is_not_a_model_is_refused_in_one_line(tmp_path, tiny_model):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text("{}")
+    (pickled / "pytorch_model.bin").write_bytes(b"\x80")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    cases = [
+        (str(empty), None, "holds no config.json"),
+        (str(pickled), None, "pickle weights"),
+        (str(adapter), None, "give it as --adapter_model"),
+        ("no/such/folder", None, "no such folder"),
+        ("smollm3", None, "no such folder"),
+        ("some-org/some-model", None, "Hub is not reached"),
+        (None, str(tmp_path / "nowhere"), "no such folder: python training/train.py makes one"),
+        (None, str(empty), "not an adapter"),
+        (None, str(adapter), "adapter_model.safetensors"),
+    ]
+    for base, adapter_model, message in cases:
+        with pytest.raises(UserError, match=message) as error:
+            resolve(base, adapter_model)
+        assert "\n" not in str(error.value)
+
+
+def test_an_adapter_for_another_base_is_refused(tmp_path, tiny_model, other_tiny_model):
+    model = with_lora(load_base(resolve(str(tiny_model)), "none", training=True))
+    model.save_pretrained(tmp_path / "adapter")
+    assert resolve(str(tiny_model), tmp_path / "adapter").adapter == tmp_path / "adapter"
+    with pytest.raises(UserError, match="another base"):
+        resolve(str(other_tiny_model), tmp_path / "adapter")
+
+
+def test_a_base_whose_weights_changed_is_another_base(tmp_path, tiny_model):
+    from utils.models import identity, model_record
+
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    ref = resolve(str(copy))
+    assert identity(ref) == identity(resolve(str(tiny_model)))
+    record = model_record(ref)
+    weights = copy / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert model_record(resolve(str(copy)))["identity"] != record["identity"]

@@ -1,0 +1,224 @@
+"""train -> merge -> infer -> score -> compare on a tiny random model: the files, the refusals, the restarts.
+
+What the model says is noise; that it learns is shown with the real one in test_real_model.py.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from utils.data import read_table
+from utils.params import ROOT
+
+TRAIN, MERGE = ROOT / "training" / "train.py", ROOT / "training" / "merge.py"
+INFER, SCORE, COMPARE = (ROOT / "testing" / f"{name}.py" for name in ("infer", "score", "compare"))
+QUICK = ["--epochs", "1", "--batch_size", "4", "--eval_steps", "2", "--lora_r", "4"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_model):
+    """An adapter and the merged model, made once."""
+    from tests.conftest import run_script
+
+    folder = tmp_path_factory.mktemp("run")
+    pairs = folder / "pairs.csv"
+    pairs.write_text("biased_text,debiased_text\n" + "".join(f"bad thing {i},thing {i}\n" for i in range(12)))
+    result = run_script(TRAIN, "--base_model", tiny_model, "--input", pairs, "--output", folder / "adapter", *QUICK)
+    assert result.returncode == 0, result.stderr
+    result = run_script(MERGE, "--adapter_model", folder / "adapter", "--output", folder / "merged")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_the_adapter_folder_describes_itself(trained, tiny_model):
+    names = {p.name for p in (trained / "adapter").iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "metrics.json", "loss.png", "run.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    assert "checkpoints" not in names and not (trained / "adapter.partial").exists()
+    record = json.loads((trained / "adapter" / "run.json").read_text())
+    assert record["model"]["name"] == str(tiny_model) and record["config"]["quantization"] == "nf4"
+    assert record["metrics"]["rows"] == {"train": 11, "validation": 1, "too_long": 0}
+    assert record["metrics"]["validation_loss"] < record["metrics"]["validation_loss_before"]
+    assert (trained / "adapter" / "loss.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_merged_folder_loads_with_plain_transformers_and_is_base_plus_adapter(trained, tiny_model):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    merged = AutoModelForCausalLM.from_pretrained(trained / "merged", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    adapter = load_file(trained / "adapter" / "adapter_model.safetensors")
+    settings = json.loads((trained / "adapter" / "adapter_config.json").read_text())
+    key = "model.layers.1.mlp.down_proj"
+    a, b = (adapter[f"base_model.model.{key}.lora_{side}.weight"].float() for side in "AB")
+    wanted = base.get_submodule(key).weight + settings["lora_alpha"] / settings["r"] * b @ a
+    assert not torch.equal(merged.get_submodule(key).weight, base.get_submodule(key).weight)
+    assert torch.allclose(merged.get_submodule(key).weight, wanted.to(torch.bfloat16).float())
+    tokenizer = AutoTokenizer.from_pretrained(trained / "merged")
+    assert "<|im_start|>" in tokenizer.chat_template
+    assert (trained / "merged" / "generation_config.json").is_file()
+
+
+def test_merging_twice_does_nothing(trained, script):
+    weights = trained / "merged" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    result = script(MERGE, "--adapter_model", trained / "adapter", "--output", trained / "merged")
+    assert result.returncode == 0 and "nothing to do" in result.stdout
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_infer_keeps_every_column_and_never_cuts_a_prompt(trained, script, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_text('note,my text\nNA,"one, ""two"""\n,' + "long " * 60 + "\nnan,three\n")
+    output = tmp_path / "out.csv"
+    flags = ["--input", source, "--input_column", "my text", "--output", output, "--max_new_tokens", "5"]
+    result = script(INFER, "--base_model", trained / "merged", *flags, "--max_prompt_tokens", "700")
+    assert result.returncode == 0, result.stderr
+    frame = read_table(output)
+    assert list(frame["note"]) == ["NA", "", "nan"] and frame["my text"][0] == 'one, "two"'
+    assert list(frame["status"]) == ["truncated", "too_long", "truncated"] and frame["generated_text"][1] == ""
+    assert "1 too_long" in result.stdout
+    again = script(INFER, "--base_model", trained / "merged", *flags)
+    assert again.returncode == 2 and "already there" in again.stderr
+
+
+def test_adapter_and_merged_model_answer_alike(trained, script):
+    flags = ["--input_text", "bad thing", "--max_new_tokens", "8", "--quantization", "none"]
+    merged = script(INFER, "--base_model", trained / "merged", *flags)
+    adapter = script(INFER, "--adapter_model", trained / "adapter", *flags)
+    assert merged.returncode == adapter.returncode == 0, adapter.stderr
+    assert merged.stdout == adapter.stdout
+
+
+def test_stdin(trained, script, tmp_path):
+    output = tmp_path / "o.csv"
+    result = script(INFER, "--base_model", trained / "merged", "--input", "-", "--output", output,
+                    "--max_new_tokens", "3", stdin="first\n\nsecond\n")  # fmt: skip
+    assert result.returncode == 0 and list(read_table(output)["biased_text"]) == ["first", "second"]
+    empty = script(INFER, "--base_model", trained / "merged", "--input", "-", "--output", tmp_path / "e.csv", stdin="")
+    assert empty.returncode == 2 and "nothing came in" in empty.stderr
+
+
+def test_a_killed_inference_continues(trained, script, tmp_path):
+    """SIGKILL as soon as the first batch is on disk; the next run answers only what is missing."""
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("biased_text\n" + "".join(f"text number {n}\n" for n in range(40)))
+    flags = [INFER, "--base_model", trained / "merged", "--input", source, "--output", output]
+    flags += ["--max_new_tokens", "40", "--batch_tokens", "200"]
+    progress = tmp_path / "out.csv.progress.jsonl"
+    process = subprocess.Popen([sys.executable, *map(str, flags)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (progress.exists() and progress.read_bytes().count(b"\n") > 1):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    finished = progress.read_bytes().count(b"\n") - 1
+    assert 0 < finished < 40
+    result = script(*flags)
+    assert result.returncode == 0 and f"{finished} already done" in result.stderr
+    assert len(read_table(output)) == 40 and not progress.exists()
+
+
+def test_a_killed_training_leaves_no_final_name_and_the_next_run_starts_clean(tiny_model, pairs_csv, script, tmp_path):
+    output = tmp_path / "adapter"
+    flags = [TRAIN, "--base_model", tiny_model, "--input", pairs_csv, "--output", output, *QUICK]
+    process = subprocess.Popen([sys.executable, *map(str, flags)], stderr=subprocess.DEVNULL, env=os.environ)
+    while process.poll() is None and not (tmp_path / "adapter.partial").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists() and (tmp_path / "adapter.partial").exists()
+    assert script(*flags).returncode == 0
+    assert (output / "run.json").exists() and not (tmp_path / "adapter.partial").exists()
+    full = script(*flags)
+    assert full.returncode == 2 and "--overwrite" in full.stderr
+
+
+def test_seeds_give_one_adapter_each_and_the_best_one_on_top(tiny_model, pairs_csv, script, tmp_path):
+    output = tmp_path / "adapter"
+    result = script(
+        TRAIN, "--base_model", tiny_model, "--input", pairs_csv, "--output", output, *QUICK, "--seeds", "0,1"
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((output / "seeds.json").read_text())
+    best = output / f"seed-{summary['best_seed']}"
+    assert (best / "adapter_model.safetensors").read_bytes() == (output / "adapter_model.safetensors").read_bytes()
+    assert json.loads((output / "seed-1" / "run.json").read_text())["config"]["seed"] == 1
+
+
+@pytest.mark.parametrize("method, quantization", [("prefix", "none"), ("full", "none"), ("lora", "int8")])
+def test_other_methods_train_and_answer(tiny_model, pairs_csv, script, tmp_path, method, quantization):
+    output = tmp_path / "out"
+    result = script(TRAIN, "--base_model", tiny_model, "--input", pairs_csv, "--output", output, *QUICK,
+                    "--method", method, "--quantization", quantization)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    which = "--base_model" if method == "full" else "--adapter_model"
+    answer = script(INFER, which, output, "--input_text", "bad", "--max_new_tokens", "3")
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_baselines_scores_and_comparison(script, tmp_path):
+    """No model at all: copy, delete and reference through the same files and scorers."""
+    pairs = tmp_path / "train.csv"
+    pairs.write_text("biased_text,debiased_text\n" + "".join(f"damn row {n},row {n}\n" for n in range(5)))
+    test = tmp_path / "test.csv"
+    test.write_text(
+        "biased_text,debiased_text,bias,biased_words\n"
+        '"The damn 3 nurses, Ann said","The 3 nurses, Ann said",Yes,"[""damn""]"\n'
+        "A fair line,A fair line,No,[]\n"
+    )
+    for baseline in ("copy", "delete", "reference"):
+        output = tmp_path / f"{baseline}.csv"
+        flags = ["--baseline", baseline, "--input", test, "--output", output, "--train_file", pairs]
+        assert script(INFER, *flags).returncode == 0
+        result = script(SCORE, "--input", output, "--scorers", "overlap,facts,edits")
+        assert result.returncode == 0, result.stderr
+    deleted = read_table(tmp_path / "delete.scores.csv")
+    assert deleted["generated_text"][0] == "The 3 nurses, Ann said"
+    assert list(deleted["biased_words_left"]) == ["0.0", ""] and list(deleted["changed"]) == ["", "0.0"]
+    assert list(read_table(tmp_path / "copy.scores.csv")["copied"]) == ["1.0", ""]
+    summary = json.loads((tmp_path / "delete.summary.json").read_text())["measures"]
+    assert (summary["copied"]["scored"], summary["copied"]["total"]) == (1, 2)
+    inputs = [f"{name}={tmp_path / name}.scores.csv" for name in ("copy", "delete", "reference")]
+    result = script(COMPARE, "--inputs", *inputs, "--output", tmp_path / "report")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert found["differences"]["delete"]["biased_words_left"]["mean"] == -1
+    assert found["differences"]["delete"]["facts"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 2 - 1}
+    assert "few-shot" in result.stderr  # the rows that a complete table needs are named
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {"table.md", "results.json", "run.json"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([TRAIN, "--input", "missing.csv"], "missing.csv: no such file"),
+        ([TRAIN, "--input_column", "nothing"], "see --input_column"),
+        ([TRAIN, "--prompt", "nothing"], "--prompt nothing"),
+        ([TRAIN, "--base_model", "/nowhere"], "no such folder"),
+        ([MERGE, "--adapter_model", "/nowhere"], "python training/train.py makes one"),
+        ([INFER, "--input", "missing.csv"], "missing.csv: no such file"),
+        ([INFER, "--input_column", "nothing"], "has no column nothing"),
+        ([INFER, "--base_model", "org/model"], "the Hub is not reached"),
+        ([INFER, "--baseline", "copy", "--input_text", "x"], "--baseline needs a file"),
+        ([SCORE, "--input", "missing.csv"], "missing.csv: no such file"),
+        ([SCORE, "--scorers", "kindness"], "--scorers kindness"),
+        ([SCORE], "--input"),
+        ([COMPARE], "two or more"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, message, script, monkeypatch):
+    if arguments == [SCORE]:
+        pytest.skip("results are there") if list((ROOT / "datasets" / "results").glob("*.csv")) else None
+    result = script(*arguments)
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert message in last and last.startswith(("error:",)) and "Traceback" not in result.stderr
+    assert "Loading weights" not in result.stderr

@@ -1,0 +1,122 @@
+"""The main job on the real embedded model. `smoke` runs in the fast tier too: one path from data to comparison."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from utils.data import read_table
+from utils.params import ROOT, TEST_FILE, TRAIN_FILE
+
+pytestmark = pytest.mark.slow
+
+TRAIN, MERGE = ROOT / "training" / "train.py", ROOT / "training" / "merge.py"
+INFER, SCORE, COMPARE = (ROOT / "testing" / f"{name}.py" for name in ("infer", "score", "compare"))
+
+
+@pytest.mark.smoke
+def test_it_learns_to_rewrite(script, tmp_path):
+    """120 rows, one pass: the tuned model keeps more of the source and breaks less than the base by prompt alone."""
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    result = script(TRAIN, "--limit", 120, "--epochs", 1, "--eval_steps", 0.5, "--output", adapter)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((adapter / "metrics.json").read_text())
+    assert metrics["validation_loss"] < 0.9 * metrics["validation_loss_before"]
+    assert script(MERGE, "--adapter_model", adapter, "--output", merged).returncode == 0
+    scores = {}
+    for name, base in (("prompted", "smollm2"), ("tuned", merged)):
+        output = tmp_path / f"{name}.csv"
+        result = script(INFER, "--input", TEST_FILE, "--limit", 16, "--base_model", base, "--output", output)
+        assert result.returncode == 0, result.stderr
+        assert script(SCORE, "--input", output).returncode == 0
+        scores[name] = json.loads((tmp_path / f"{name}.summary.json").read_text())
+        assert scores[name]["anchors"]["meaning_shuffled"] < 0.3 < scores[name]["anchors"]["meaning_reference"]
+    mean = {name: {m: s["mean"] for m, s in score["measures"].items()} for name, score in scores.items()}
+    assert mean["tuned"]["chrf"] > mean["prompted"]["chrf"] + 5
+    assert mean["tuned"]["facts"] >= mean["prompted"]["facts"]
+    inputs = [f"{name}={tmp_path / name}.scores.csv" for name in scores]
+    result = script(COMPARE, "--inputs", *inputs, "--output", tmp_path / "report")
+    assert result.returncode == 0 and "16 rows" in result.stdout
+
+
+def test_gradients_before_and_after_an_evaluation_agree_with_the_float_twin():
+    """The bitsandbytes trap on the real weights: NF4 with bf16 compute, a real batch, a real eval pass between."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+    from peft import LoraConfig, get_peft_model
+
+    from utils.likelihood import completion_loss
+    from utils.models import load_base, load_tokenizer, resolve
+    from utils.prompts import rewrite_messages
+
+    ref = resolve("smollm2")
+    tokenizer = load_tokenizer(ref, side="right")
+    rows = read_table(TRAIN_FILE, 4)
+
+    def chat(row):
+        turns = [*rewrite_messages(row.biased_text, "rewrite"), {"role": "assistant", "content": row.debiased_text}]
+        return tokenizer.apply_chat_template(turns, tokenize=False)
+
+    batch = tokenizer([chat(row) for row in rows.itertuples()], padding=True, return_tensors="pt")
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    labels[:, :90] = -100
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+
+    def with_adapter(model):
+        torch.manual_seed(0)
+        model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.02)
+        return model.train()
+
+    def gradient(model):
+        model.train()
+        model.zero_grad()
+        completion_loss(model, inputs).backward()
+        return torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
+
+    quantised = with_adapter(load_base(ref, "nf4", training=True))
+    twin = with_adapter(load_base(ref, "none", {"compute_dtype": "float32"}, training=True))
+    packed = dict(quantised.named_modules())
+    for name, module in twin.named_modules():
+        if isinstance(packed.get(name), Linear4bit):
+            weight = packed[name].weight
+            module.weight.data = dequantize_4bit(weight.data, weight.quant_state).float()
+    wanted = gradient(twin)
+    before = F.cosine_similarity(gradient(quantised), wanted, dim=0).item()
+    quantised.eval()
+    with torch.no_grad():
+        quantised(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    after = F.cosine_similarity(gradient(quantised), wanted, dim=0).item()
+    print(f"cosine of all LoRA gradients with the float twin: {before:.4f} before, {after:.4f} after an evaluation")
+    assert before > 0.99 and after > 0.99
+
+
+def test_the_embedded_annotator_gives_labels_or_says_that_it_did_not(script, tmp_path):
+    output = tmp_path / "pilot.csv"
+    result = script(ROOT / "generate_data" / "annotate.py", "--engine", "transformers", "--limit", 2, "--retries", 0,
+                    "--max_tokens", 200, "--max_failed", 1, "--output", output)  # fmt: skip
+    assert result.returncode == 0 and "weak annotator" in result.stderr, result.stderr
+    frame = read_table(output)
+    assert set(frame["status"]) <= {"ok", "neutral", "unparsable", "truncated"}
+    assert set(frame["annotator"]) == {"smollm2 (in process)"}
+    usable = frame["status"].isin(["ok", "neutral"])
+    assert (frame["bias"].ne("") == usable).all()
+
+
+def test_batched_answers_equal_single_ones():
+    """Greedy answers do not depend on the batch they were made in; in float32, where rounding cannot flip a token."""
+    from utils.configs import GenerationConfig
+    from utils.generation import generate
+    from utils.models import load_base, load_tokenizer, resolve
+    from utils.prompts import rewrite_messages
+
+    ref = resolve("smollm2")
+    tokenizer, model = load_tokenizer(ref), load_base(ref, "none", {"compute_dtype": "float32"}).eval()
+    chats = [rewrite_messages(text, "rewrite") for text in read_table(TEST_FILE, 5)["biased_text"]]
+    config = GenerationConfig(max_new_tokens=20)
+    together = {answer.index: answer.text for answer in generate(model, tokenizer, chats, config)}
+    alone = [next(generate(model, tokenizer, [chat], config)).text for chat in chats]
+    assert [together[i] for i in range(5)] == alone

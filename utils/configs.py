@@ -1,0 +1,176 @@
+"""One dataclass per stage: the types and help texts of its settings. Values come from utils/params.py only."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from utils import params
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with the help text that `--help` shows."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class RunConfig:
+    """What every stage understands."""
+
+    seed: int = setting(params.SEED, "seed of every shuffle, split and initialisation")
+    limit: int | None = setting(None, "use only the first N rows")
+    overwrite: bool = setting(False, "replace an output that is already there")
+
+
+@dataclass
+class ModelConfig:
+    """Which model, and in what precision."""
+
+    base_model: str | None = setting(None, f"folder, Hub id, or the embedded default '{params.BASE_MODEL}'")
+    adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
+    revision: str | None = setting(None, "commit or tag of a Hub model; recorded")
+    quantization: Literal["nf4", "int8", "none"] | None = setting(None, "weights of the base: 4-bit, 8-bit or 16-bit")
+
+
+@dataclass
+class GenerationConfig:
+    """How text is generated."""
+
+    max_new_tokens: int = setting(params.MAX_NEW_TOKENS, "longest answer, in tokens")
+    max_prompt_tokens: int = setting(params.MAX_PROMPT_TOKENS, "a longer prompt is left unanswered and counted")
+    temperature: float = setting(params.TEMPERATURE, "0 is greedy")
+    top_p: float = setting(params.TOP_P, "nucleus of the sampled distribution; needs a temperature above 0")
+    num_beams: int = setting(params.NUM_BEAMS, "beams; as many times the work")
+    batch_tokens: int = setting(params.BATCH_TOKENS, "prompt and answer tokens of one padded batch")
+
+
+@dataclass
+class AnnotateConfig(ModelConfig, RunConfig):
+    input: str = setting(str(params.PILOT_FILE), "CSV, TSV, JSON or JSONL with the texts")
+    output: str | None = setting(None, "CSV to write; default: datasets/annotated/<name of the input>.csv")
+    input_column: str = setting(params.INPUT_COLUMN, "column that holds the text")
+    output_column: str = setting(params.REFERENCE_COLUMN, "column for the benign rewriting")
+    engine: Literal["endpoint", "transformers"] = setting("endpoint", "an OpenAI-compatible server, or in process")
+    model: str = setting(params.ANNOTATOR_MODEL, "model name asked for at the endpoint")
+    temperature: float = setting(params.ANNOTATE_TEMPERATURE, "0 is greedy")
+    max_tokens: int = setting(params.ANNOTATE_MAX_TOKENS, "longest answer, in tokens")
+    retries: int = setting(params.ANNOTATE_RETRIES, "further tries after an answer that does not fit the schema")
+    timeout: float = setting(params.ANNOTATE_TIMEOUT, "seconds for one request")
+    max_failed: float = setting(params.ANNOTATE_MAX_FAILED, "share of failed rows above which the exit code is 1")
+
+
+@dataclass
+class CounterfactualConfig(RunConfig):
+    input: str = setting(str(params.TEMPLATE_FILE), "CSV with base_id, kind, template; {person} marks the slot")
+    output: str = setting(str(params.COUNTERFACTUAL_FILE), "CSV to write")
+
+
+@dataclass
+class TrainConfig(ModelConfig, RunConfig):
+    input: str = setting(str(params.TRAIN_FILE), "training rows: pairs CSV, Alpaca JSON(L) or prompt-completion JSONL")
+    validation: str | None = setting(None, "validation rows; default: a seeded share of the training rows")
+    output: str = setting(str(params.ADAPTER_DIR), "folder for the adapter (or the model, with --method full)")
+    input_column: str = setting(params.INPUT_COLUMN, "column with the text to rewrite, in a pairs file")
+    output_column: str = setting(params.REFERENCE_COLUMN, "column with the rewriting, in a pairs file")
+    prompt: str = setting("rewrite", "prompt template of utils/prompts.py")
+    method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
+    seeds: str | None = setting(None, "several seeds, e.g. 0,1,2: one adapter each, and mean and spread of the loss")
+    # data
+    validation_share: float = setting(params.VALIDATION_SHARE, "share of rows held out for validation")
+    max_length: int = setting(params.MAX_LENGTH, "longest row in tokens; longer rows are dropped and counted")
+    train_on_inputs: bool = setting(False, "loss on the prompt as well as on the completion")
+    # optimisation
+    lr: float = setting(params.LEARNING_RATE, "peak learning rate")
+    lr_scheduler: str = setting(params.LR_SCHEDULER, "constant, linear, cosine, constant_with_warmup ...")
+    warmup_ratio: float = setting(params.WARMUP_RATIO, "share of the steps in which the rate rises")
+    weight_decay: float = setting(params.WEIGHT_DECAY, "decoupled weight decay")
+    optimizer: str = setting(params.OPTIMIZER, "any optimizer name of transformers, e.g. paged_adamw_32bit on CUDA")
+    epochs: float = setting(params.EPOCHS, "passes over the data")
+    max_steps: int = setting(-1, "stop after so many optimiser steps; -1: by epochs")
+    batch_size: int = setting(params.BATCH_SIZE, "rows in one forward pass")
+    eval_batch_size: int = setting(params.EVAL_BATCH_SIZE, "rows in one evaluation pass")
+    gradient_accumulation: int = setting(params.GRADIENT_ACCUMULATION, "forward passes per optimiser step")
+    max_grad_norm: float = setting(params.MAX_GRAD_NORM, "gradients are clipped to this norm")
+    gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, slower")
+    group_by_length: bool = setting(False, "put rows of like length into one batch")
+    packing: bool = setting(False, "put several rows into one sequence; needs FlashAttention, so CUDA only")
+    # evaluation and checkpoints
+    eval_steps: float = setting(params.EVAL_STEPS, "evaluate and save every so many steps; below 1: a share of all")
+    logging_steps: int = setting(params.LOGGING_STEPS, "log the training loss every so many steps")
+    patience: int = setting(
+        params.EARLY_STOPPING_PATIENCE, "evaluations without a better loss before stopping; 0: never"
+    )
+    report_to: str = setting("none", "tracker: none, tensorboard, wandb, trackio ...")
+    # adapter
+    lora_r: int = setting(params.LORA_R, "rank")
+    lora_alpha: int = setting(params.LORA_ALPHA, "scale; the update is multiplied by alpha / r")
+    lora_dropout: float = setting(params.LORA_DROPOUT, "dropout on the adapter's input")
+    lora_targets: str = setting(params.LORA_TARGETS, "all-linear, or module names joined by commas")
+    lora_bias: Literal["none", "all", "lora_only"] = setting(params.LORA_BIAS, "which biases are trained")
+    prefix_tokens: int = setting(params.PREFIX_TOKENS, "virtual tokens of --method prefix")
+    # 4-bit details
+    nf4_quant_type: Literal["nf4", "fp4"] = setting("nf4", "4-bit data type")
+    nf4_double_quant: bool = setting(True, "quantise the quantisation constants too")
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = setting("bfloat16", "precision of the matrix products")
+
+    def __post_init__(self):
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"--validation_share {self.validation_share}: give a share between 0 and 1")
+        for flag in ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation", "eval_steps", "lr", "lora_r"):
+            if getattr(self, flag) <= 0:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+        if self.method == "full" and self.quantization in ("nf4", "int8"):
+            raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
+
+
+@dataclass
+class MergeConfig(RunConfig):
+    adapter_model: str = setting(str(params.ADAPTER_DIR), "folder of the adapter, written by training/train.py")
+    base_model: str | None = setting(None, "only for an adapter without a run record: the base that it was trained on")
+    output: str = setting(str(params.MERGED_DIR), "folder for the stand-alone model")
+
+
+@dataclass
+class InferConfig(GenerationConfig, ModelConfig, RunConfig):
+    input: str = setting(str(params.TEST_FILE), "CSV, TSV, JSON or JSONL; '-' reads one text per line from stdin")
+    input_text: str | None = setting(None, "answer this one text and print the answer")
+    output: str | None = setting(None, "CSV to write; default: datasets/results/<input>_<model>.csv")
+    input_column: str = setting(params.INPUT_COLUMN, "column that holds the text")
+    output_column: str = setting(params.OUTPUT_COLUMN, "column for the answer")
+    prompt: str | None = setting(None, "prompt template; default: the one the model was trained with, else 'rewrite'")
+    shots: int = setting(params.SHOTS, "worked examples from --train_file in the prompt")
+    copy_bonus: float = setting(
+        params.COPY_BONUS, "prefer the source's words by so many nats; learned from --train_file"
+    )
+    train_file: str = setting(str(params.TRAIN_FILE), "pairs for --shots, --copy_bonus and --baseline delete")
+    baseline: Literal["copy", "delete", "reference"] | None = setting(
+        None, "no model: the source itself, the source without words learned from --train_file, the human rewriting"
+    )
+
+    def __post_init__(self):
+        if self.baseline and (self.base_model or self.adapter_model):
+            raise ValueError(f"--baseline {self.baseline} uses no model: leave --base_model and --adapter_model out")
+        if self.top_p != 1 and self.temperature == 0:
+            raise ValueError(f"--top_p {self.top_p} has no effect on greedy decoding: add --temperature")
+
+
+@dataclass
+class ScoreConfig(RunConfig):
+    input: str | None = setting(None, "results file of testing/infer.py; default: the newest in datasets/results/")
+    scorers: str = setting(params.SCORERS, "names of files in testing/scorers/, joined by commas")
+    input_column: str = setting(params.INPUT_COLUMN, "column with the source text")
+    output_column: str = setting(params.OUTPUT_COLUMN, "column with the text to score")
+    reference_columns: str = setting(
+        params.REFERENCE_COLUMN, "human rewritings, joined by commas; the best one counts"
+    )
+
+
+@dataclass
+class CompareConfig(RunConfig):
+    inputs: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "two or more .scores.csv files, as FILE or NAME=FILE; the others are compared with the first"
+        },
+    )
+    output: str = setting(str(params.REPORTS_DIR / "comparison"), "folder for the report")
+    confidence: float = setting(params.CONFIDENCE, "level of the intervals")
+    resamples: int = setting(params.BOOTSTRAP_RESAMPLES, "bootstrap resamples")

