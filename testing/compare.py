@@ -8,7 +8,7 @@ Reads  two or more .scores.csv files of testing/score.py, each as FILE or NAME=F
 Writes datasets/reports/comparison/: table.md, results.json, run.json
 
 A rewriting is only as good as what simple tricks reach on the same rows, so a table is not complete without the rows
-copy, delete, reference (testing/infer.py --baseline ...), prompted base and few-shot base: missing ones are named.
+copy, delete, reference, prompted base and few-shot base, all of which testing/infer.py writes: missing ones are named.
 """
 
 import logging
@@ -19,7 +19,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
-from testing.score import load_scorers
+from testing.scorers import load_scorers
 from utils import params
 from utils.configs import CompareConfig
 from utils.data import read_table, require_columns

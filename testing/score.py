@@ -13,7 +13,6 @@ missing there, never zero: the summary says how many rows it rests on.
 Next: python testing/compare.py base=A.scores.csv tuned=B.scores.csv
 """
 
-import importlib
 import logging
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
+from testing.scorers import load_scorers
 from utils import params
 from utils.configs import ScoreConfig
 from utils.data import read_table, require_columns, with_ids, write_table
@@ -31,15 +31,6 @@ from utils.report import markdown_table
 from utils.stats import mean_interval
 
 logger = logging.getLogger(__name__)
-
-
-def load_scorers(names: str) -> dict:
-    """Scorer modules by name."""
-    known = sorted(path.stem for path in (Path(__file__).parent / "scorers").glob("[a-z]*.py"))
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if not wanted or set(wanted) - set(known):
-        raise UserError(f"--scorers {names}: there are {', '.join(known)}")
-    return {name: importlib.import_module(f"testing.scorers.{name}") for name in wanted}
 
 
 def newest_result() -> Path:

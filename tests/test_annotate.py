@@ -110,7 +110,7 @@ def test_statuses_labels_and_columns(server, script, tmp_path):
     assert "canary-key-123" not in everything
 
 
-def test_a_killed_run_goes_on_where_it_was_and_asks_nothing_twice(server, script, tmp_path):
+def test_an_interrupted_run_goes_on_where_it_was_and_asks_nothing_twice(server, script, tmp_path):
     source, output = write_input(tmp_path, [f"useless row {n}" for n in range(6)]), tmp_path / "out.csv"
     flags = [SCRIPT, "--input", source, "--output", output, "--input_column", "text"]
     progress = tmp_path / "out.csv.progress.jsonl"

@@ -5,10 +5,9 @@ What the model says is noise; that it learns is shown with the real one in test_
 
 import json
 import os
-import signal
+import re
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -106,34 +105,44 @@ def test_stdin(trained, script, tmp_path):
     assert empty.returncode == 2 and "nothing came in" in empty.stderr
 
 
+def kill_when(arguments, said: str) -> None:
+    """Runs a script and sends SIGKILL as soon as its stderr has said something that matches."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TQDM_MININTERVAL": "0"},
+    )
+    heard = ""
+    while not re.search(said, heard):
+        piece = process.stderr.read(1)
+        assert piece, f"ended before it said {said}: {heard}"
+        heard += piece
+    process.kill()
+    process.wait()
+    process.stderr.close()
+
+
 def test_a_killed_inference_continues(trained, script, tmp_path):
-    """SIGKILL as soon as the first batch is on disk; the next run answers only what is missing."""
+    """Killed when the first batches are done; the next run answers only what is missing."""
     source, output = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text("biased_text\n" + "".join(f"text number {n}\n" for n in range(40)))
     flags = [INFER, "--base_model", trained / "merged", "--input", source, "--output", output]
     flags += ["--max_new_tokens", "40", "--batch_tokens", "200"]
-    progress = tmp_path / "out.csv.progress.jsonl"
-    process = subprocess.Popen([sys.executable, *map(str, flags)], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (progress.exists() and progress.read_bytes().count(b"\n") > 1):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(flags, r"[1-9]\d*/40")
     assert not output.exists()
-    finished = progress.read_bytes().count(b"\n") - 1
+    finished = (tmp_path / "out.csv.progress.jsonl").read_bytes().count(b"\n") - 1
     assert 0 < finished < 40
     result = script(*flags)
     assert result.returncode == 0 and f"{finished} already done" in result.stderr
-    assert len(read_table(output)) == 40 and not progress.exists()
+    assert len(read_table(output)) == 40 and not (tmp_path / "out.csv.progress.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_no_final_name_and_the_next_run_starts_clean(tiny_model, pairs_csv, script, tmp_path):
     output = tmp_path / "adapter"
     flags = [TRAIN, "--base_model", tiny_model, "--input", pairs_csv, "--output", output, *QUICK]
-    process = subprocess.Popen([sys.executable, *map(str, flags)], stderr=subprocess.DEVNULL, env=os.environ)
-    while process.poll() is None and not (tmp_path / "adapter.partial").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(flags, "training rows")
     assert not output.exists() and (tmp_path / "adapter.partial").exists()
     assert script(*flags).returncode == 0
     assert (output / "run.json").exists() and not (tmp_path / "adapter.partial").exists()
@@ -141,6 +150,7 @@ def test_a_killed_training_leaves_no_final_name_and_the_next_run_starts_clean(ti
     assert full.returncode == 2 and "--overwrite" in full.stderr
 
 
+@pytest.mark.slow
 def test_seeds_give_one_adapter_each_and_the_best_one_on_top(tiny_model, pairs_csv, script, tmp_path):
     output = tmp_path / "adapter"
     result = script(
@@ -153,6 +163,7 @@ def test_seeds_give_one_adapter_each_and_the_best_one_on_top(tiny_model, pairs_c
     assert json.loads((output / "seed-1" / "run.json").read_text())["config"]["seed"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, quantization", [("prefix", "none"), ("full", "none"), ("lora", "int8")])
 def test_other_methods_train_and_answer(tiny_model, pairs_csv, script, tmp_path, method, quantization):
     output = tmp_path / "out"

@@ -205,7 +205,9 @@ def train_one(config: TrainConfig, ref: ModelRef, folder: Path) -> dict:
     tokenizer = load_tokenizer(ref, side="right")
     train_rows, validation_rows = load_rows(config)
     train, dropped = to_dataset(train_rows, tokenizer, config)
-    validation, dropped_validation = to_dataset(validation_rows, tokenizer, config)
+    # of like length beside one another, so that little of a validation batch is padding
+    by_length = sorted(validation_rows, key=lambda row: len(row["prompt"]) + len(row["completion"]))
+    validation, dropped_validation = to_dataset(by_length, tokenizer, config)
     if not len(train) or not len(validation):
         raise UserError(f"no rows left within --max_length {config.max_length}")
     logger.info(
