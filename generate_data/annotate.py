@@ -11,9 +11,9 @@ Writes datasets/annotated/<input>.csv: every input column, and bias, toxicity, s
        (JSON list), debiased_text, status, raw (the answer, where it could not be used), annotator
        and <output>.run.json: settings, versions, counts, tokens
 
-status is ok, neutral (bias is No: the text is copied), unparsable (no answer that fits the schema), refused, truncated
-or api_error. Only ok and neutral rows have labels: nothing is invented. Finished rows are kept at once: after Ctrl+C
-or a crash the same command continues, and asks only for what is missing.
+status is ok, neutral (bias is No: the text is copied), unparsable (no answer that fits the schema), refused or
+truncated. Only ok and neutral rows have labels: nothing is invented. Finished rows are kept at once: after Ctrl+C, a
+crash or an API error the same command continues, and asks only for what is missing.
 
 The embedded 135M model (--engine transformers) shows that the stage works; its labels are not worth training on.
 
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import AnnotateConfig, GenerationConfig
-from utils.data import read_table, require_columns, with_ids, write_table
+from utils.data import content_id, make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, describe, parse_config, run_stage, set_seed
 from utils.prompts import Annotation, annotate_messages, parse_annotation
 from utils.records import Progress, file_sha256, finish_record, start_record
@@ -47,6 +47,9 @@ ALIASES = {
     "completions_model": "model",
     "prompt": (None, "the prompt is made from datasets/annotation_guideline/guideline.md"),
 }
+
+API_ERROR = {"status": "api_error"}
+LABEL_COLUMNS = ["bias", "toxicity", "sentiment", "harm", "target", "status", "raw", "biased_words", "annotator"]
 
 # asks a chat and returns (answer, finish reason, prompt tokens, answer tokens)
 Ask = Callable[[list[dict[str, str]]], tuple[str, str, int, int]]
@@ -95,6 +98,8 @@ def _endpoint(config: AnnotateConfig) -> Ask:
                 raise UserError(
                     "the account has no quota left: add credit, then run the same command again"
                 ) from error
+            return str(error), "api_error", 0, 0
+        except openai.APITimeoutError as error:
             return str(error), "api_error", 0, 0
         except openai.APIConnectionError as error:
             raise UserError(f"no server at {client.base_url}: check OPENAI_BASE_URL and the network") from error
@@ -166,11 +171,10 @@ def main(config: AnnotateConfig) -> int:
     output = Path(config.output) if config.output else params.ANNOTATED_DIR / f"{source.stem}.csv"
     frame = read_table(source, config.limit)
     require_columns(frame, [config.input_column], source, "--input_column")
-    frame = with_ids(frame, config.input_column)
+    frame = with_ids(make_room(frame, [*LABEL_COLUMNS, config.output_column]), config.input_column)
     guideline = params.GUIDELINE_FILE.read_text(encoding="utf-8")
-    annotator = (
-        config.model if config.engine == "endpoint" else f"{config.base_model or params.BASE_MODEL} (in process)"
-    )
+    in_process = Path(config.adapter_model or config.base_model or params.BASE_MODEL).name
+    annotator = config.model if config.engine == "endpoint" else f"{in_process} (in process, weak)"
     settings = {
         "annotator": annotator,
         "temperature": config.temperature,
@@ -182,15 +186,25 @@ def main(config: AnnotateConfig) -> int:
         "annotating %d rows of %s, %d already done (%s)", len(frame), source, len(progress.done), describe(config)
     )
 
-    missing = [(i, t) for i, t in zip(frame["id"], frame[config.input_column], strict=True) if i not in progress.done]
+    texts = list(frame[config.input_column])
+    keys = [content_id(row_id, text) for row_id, text in zip(frame["id"], texts, strict=True)]
+    missing = [
+        (k, t) for k, t in zip(keys, texts, strict=True) if progress.done.get(k, API_ERROR)["status"] == "api_error"
+    ]
     if missing:
         ask = connect(config)
-        for position, (row_id, text) in enumerate(missing, 1):
-            progress.add(row_id, **annotate_one(ask, text, guideline, config.retries))
-            logger.info("%d/%d %s", position, len(missing), progress.done[row_id]["status"])
+        for position, (key, text) in enumerate(missing, 1):
+            progress.add(key, **annotate_one(ask, text, guideline, config.retries))
+            logger.info("%d/%d %s", position, len(missing), progress.done[key]["status"])
 
-    results = [progress.done[i] for i in frame["id"]]
-    for name in ("bias", "toxicity", "sentiment", "harm", "target", "status", "raw"):
+    results = [progress.done[key] for key in keys]
+    unreached = sum(result["status"] == "api_error" for result in results)
+    if unreached:
+        logger.warning(
+            "%d of %d rows met an API error: run the same command again to ask for those only", unreached, len(keys)
+        )
+        return 1
+    for name in LABEL_COLUMNS[:-2]:
         frame[name] = [r.get(name, "") for r in results]
     frame[params.BIASED_WORDS_COLUMN] = [json.dumps(r.get("biased_words", []), ensure_ascii=False) for r in results]
     frame[config.output_column] = [r.get("debiased_text", "") for r in results]

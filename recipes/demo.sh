@@ -11,17 +11,18 @@ run() {
 
 TEST=datasets/content_moderation/test.csv
 OUT=datasets/results/demo
+MODELS=models/demo
 
 # 1. How a text becomes a training row. The embedded model is a weak annotator: this only shows the stage.
 run python generate_data/annotate.py --engine transformers --limit 3 --retries 0 --max_tokens 200 --max_failed 1 \
     --output datasets/annotated/demo.csv --overwrite
 
 # 2. Learn from the embedded training rows, and make a stand-alone model of the result.
-run python training/train.py --overwrite
-run python training/merge.py --overwrite
+run python training/train.py --output $MODELS/adapter --overwrite
+run python training/merge.py --adapter_model $MODELS/adapter --output $MODELS/merged
 
 # 3. Rewrite the test rows: the tuned model, the same base by prompt alone, and what needs no model.
-run python testing/infer.py --input $TEST --base_model models/merged --output $OUT/tuned.csv --overwrite
+run python testing/infer.py --input $TEST --base_model $MODELS/merged --output $OUT/tuned.csv --overwrite
 run python testing/infer.py --input $TEST --base_model smollm2 --output $OUT/prompted.csv --overwrite
 run python testing/infer.py --input $TEST --base_model smollm2 --shots 3 --output $OUT/few-shot.csv --overwrite
 for baseline in copy delete reference; do
@@ -37,5 +38,5 @@ done
 run python testing/compare.py --output datasets/reports/demo --overwrite --inputs "${inputs[@]}"
 
 printf '\nThese figures are a demo: 120 texts written for this repo. Figures on real data: benchmarks/RESULTS.md\n'
-printf 'model:   models/merged      try it: .venv/bin/python testing/infer.py --input_text "..."\n'
-printf 'answers: %s/tuned.csv\nreport:  datasets/reports/demo/table.md\n' "$OUT"
+printf 'try it:  .venv/bin/python testing/infer.py --base_model %s/merged --input_text "..."\n' $MODELS
+printf 'model:   %s/merged\nanswers: %s/tuned.csv\nreport:  datasets/reports/demo/table.md\n' $MODELS $OUT

@@ -52,7 +52,11 @@ def read_systems(inputs: list[str]) -> dict[str, pd.DataFrame]:
         shared = shared[shared.isin(frame.index)]
     if shared.empty:
         raise UserError("--inputs: the files have no row in common")
-    return {name: frame.loc[shared] for name, frame in systems.items()}
+    systems = {name: frame.loc[shared] for name, frame in systems.items()}
+    texts = [frame[params.INPUT_COLUMN] for frame in systems.values() if params.INPUT_COLUMN in frame]
+    if any(not other.equals(texts[0]) for other in texts):
+        raise UserError("--inputs: the same id stands for different texts: these files are not about the same rows")
+    return systems
 
 
 def measures_of(systems: dict[str, pd.DataFrame]) -> dict[str, bool | None]:
@@ -136,7 +140,7 @@ def main(config: CompareConfig) -> None:
         write_json(folder / "results.json", result)
         finish_record(record, folder, counts={"rows": result["rows"]})
     print(f"{result['rows']} rows\n\n{text}\n\nreport: {config.output}")
-    missing = [b for b in BASELINES if not any(b in name for name in systems)]
+    missing = [name for name in BASELINES if name not in systems]
     if missing:
         logger.warning("the table lacks the baseline rows %s", ", ".join(missing))
 

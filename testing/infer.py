@@ -32,12 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import GenerationConfig, InferConfig
-from utils.data import read_pairs, read_table, require_columns, with_ids, write_table
-from utils.helpers import UserError, describe, parse_config, run_stage, set_seed
+from utils.data import content_id, make_room, read_pairs, read_table, require_columns, with_ids, write_table
+from utils.helpers import UserError, as_switch, describe, parse_config, run_stage, set_seed
 from utils.metrics import delete_words, removed_words
 from utils.models import ModelRef, load_model, load_tokenizer, model_record, resolve
 from utils.prompts import REWRITE_TEMPLATES, rewrite_messages
-from utils.records import Progress, finish_record, start_record
+from utils.records import Progress, file_sha256, finish_record, start_record
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,15 @@ ALIASES = {
     "input_path": "input",
     "single_inference": (None, "give --input_text"),
     "prompt_dictionary": (None, "see --prompt"),
-    "use_4bit": ("quantization", lambda value: "nf4" if str(value).lower() in ("true", "1", "yes") else "none"),
-    "load_8bit": ("quantization", lambda value: "int8" if str(value).lower() in ("true", "1", "yes") else "none"),
+    "use_4bit": ("quantization", lambda value: "nf4" if as_switch(value) else "none"),
+    "load_8bit": ("quantization", lambda value: "int8" if as_switch(value) else None),
+    "bnb_4bit_quant_type": (None, "4-bit details are read from the run record of the adapter"),
+    "bnb_4bit_compute_dtype": (None, "4-bit details are read from the run record of the adapter"),
+    "use_nested_quant": (None, "4-bit details are read from the run record of the adapter"),
+    "output_dir": (None, "answers go to datasets/results/, or to --output FILE.csv"),
+    "auth_token": (None, "set HF_TOKEN"),
+    "prompt_template_path": (None, "see --prompt"),
+    "top_k": (None, "see --top_p"),
 }
 
 
@@ -59,7 +66,11 @@ def choose_model(config: InferConfig) -> ModelRef:
     if config.base_model or config.adapter_model:
         return resolve(config.base_model, config.adapter_model, config.revision)
     if params.MERGED_DIR.is_dir():
-        return resolve(str(params.MERGED_DIR))
+        merged = resolve(str(params.MERGED_DIR))
+        adapter = params.ADAPTER_DIR / "adapter_model.safetensors"
+        if adapter.is_file() and file_sha256(adapter) != merged.record.get("adapter_sha256"):
+            logger.warning("%s was not made from the present %s: merge again", params.MERGED_DIR, params.ADAPTER_DIR)
+        return merged
     if params.ADAPTER_DIR.is_dir():
         return resolve(None, params.ADAPTER_DIR)
     return resolve(None)
@@ -76,7 +87,7 @@ def read_input(config: InferConfig) -> pd.DataFrame:
     else:
         frame = read_table(config.input, config.limit)
         require_columns(frame, [config.input_column], config.input, "--input_column")
-    return with_ids(frame, config.input_column)
+    return with_ids(make_room(frame, [config.output_column, "status"]), config.input_column)
 
 
 def worked_examples(config: InferConfig) -> list[tuple[str, str]]:
@@ -125,21 +136,22 @@ def answer_missing(
     from utils.generation import generate
 
     set_seed(config.seed)
+    examples = worked_examples(config)  # a wrong --train_file shows before the model is loaded
     tokenizer, model = load_tokenizer(ref), load_model(ref, config.quantization)
-    examples = worked_examples(config)
     chats = [rewrite_messages(text, template, examples) for _, text in rows]
     for answer in generate(model, tokenizer, chats, config, copy_processors(config, tokenizer, [t for _, t in rows])):
         progress.add(rows[answer.index][0], text=answer.text, status=answer.status, tokens=answer.tokens)
 
 
 def main(config: InferConfig) -> None:
-    if config.input_text:
+    if config.input_text is not None:
         print(answer_one(config))
         return
     frame = read_input(config)
     name = "stdin" if config.input == "-" else Path(config.input).stem
     record = start_record(config, [] if config.input == "-" else [Path(config.input)])
-    ids, texts = list(frame["id"]), list(frame[config.input_column])
+    texts = list(frame[config.input_column])
+    keys = [content_id(row_id, text) for row_id, text in zip(frame["id"], texts, strict=True)]
     if config.baseline:
         output = output_path(config, f"{name}_{config.baseline}")
         answers = [{"text": text, "status": "ok"} for text in baseline_answers(config, frame)]
@@ -150,16 +162,18 @@ def main(config: InferConfig) -> None:
         template = choose_template(config, ref)
         output = output_path(config, f"{name}_{ref.label}" + (f"_{config.shots}shot" if config.shots else ""))
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
+        if config.shots or config.copy_bonus:
+            details["train_file"] = content_id(*map(str, training_pairs(config)))
         shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "copy_bonus", "seed"]
         fingerprint = details | {key: getattr(config, key) for key in shaping} | {"column": config.input_column}
         progress = Progress(output, fingerprint, config.overwrite)
         logger.info(
             "%s answers %d rows, %d already done (%s)", ref.label, len(frame), len(progress.done), describe(config)
         )
-        missing = [(i, text) for i, text in zip(ids, texts, strict=True) if i not in progress.done]
+        missing = [(key, text) for key, text in zip(keys, texts, strict=True) if key not in progress.done]
         if missing:
             answer_missing(config, ref, template, missing, progress)
-        answers = [progress.done[i] for i in ids]
+        answers = [progress.done[key] for key in keys]
 
     frame[config.output_column] = [answer["text"] for answer in answers]
     frame["status"] = [answer["status"] for answer in answers]
@@ -184,6 +198,8 @@ def answer_one(config: InferConfig) -> str:
     answer = next(generate(load_model(ref, config.quantization), tokenizer, [chat], config, processors))
     if answer.status == "too_long":
         raise UserError(f"--input_text has {answer.prompt_tokens} tokens: raise --max_prompt_tokens")
+    if answer.status == "truncated":
+        logger.warning("the answer was cut off at --max_new_tokens %d", config.max_new_tokens)
     return answer.text
 
 

@@ -10,7 +10,7 @@ Writes <input>.scores.csv: every input column, and one per measure; <input>.summ
 Each scorer is one file in testing/scorers/: meaning, overlap, facts, edits. A measure that does not apply to a row is
 missing there, never zero: the summary says how many rows it rests on.
 
-Next: python testing/compare.py base=A.scores.csv tuned=B.scores.csv
+Next: python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.csv
 """
 
 import logging
@@ -62,6 +62,13 @@ def main(config: ScoreConfig) -> None:
     source = Path(config.input) if config.input else newest_result()
     frame = read_table(source, config.limit)
     require_columns(frame, [config.input_column, config.output_column], source, "--input_column and --output_column")
+    if "overlap" in scorers:
+        require_columns(
+            frame,
+            config.reference_columns.split(","),
+            source,
+            "--reference_columns, or leave overlap out of --scorers",
+        )
     frame = with_ids(frame, config.input_column)
     record = start_record(config, [source])
 
@@ -72,6 +79,8 @@ def main(config: ScoreConfig) -> None:
         columns.append(values)
         anchors |= {f"{name}_{key}": value for key, value in extra.items()}
     scores = pd.concat(columns, axis=1)
+    if "status" in frame.columns:
+        scores[frame["status"] == "too_long"] = float("nan")  # never answered: neither good nor bad
     summary = summarise(scores, scorers, config.seed)
 
     stem = source.with_suffix("")

@@ -25,6 +25,8 @@ def test_published_names_are_understood():
     assert (config.lr, config.quantization, config.epochs, config.validation_share) == (2e-4, "none", 1.0, 0.3)
     assert parse("--max-seq-length=512").max_length == 512
     assert parse("--use_4bit").quantization == "nf4"
+    both = parse("--use_4bit", "True", "--load_8bit", "False", "--fp16", "True", "--bf16", "False")
+    assert (both.quantization, both.compute_dtype) == ("nf4", "float16")
 
 
 def test_published_names_work_in_yaml_too(tmp_path):
@@ -43,6 +45,8 @@ def test_published_names_work_in_yaml_too(tmp_path):
         (["--use_4bit", "perhaps"], "not a value that can be read"),
         (["--quantization", "nf5"], "invalid choice"),
         (["--validation_share", "1.5"], "--validation_share 1.5"),
+        (["--limit", "0"], "--limit 0"),
+        (["--seeds", "0,0"], "--seeds 0,0"),
         (["--method", "full", "--quantization", "nf4"], "--method full"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml"),
     ],
@@ -54,7 +58,9 @@ def test_a_mistake_ends_with_code_2_and_says_what(argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["learning: 1", "lr: quick", "- lr", "lr: [1"])
+@pytest.mark.parametrize(
+    "text", ["learning: 1", "lr: quick", "- lr", "lr: [1", "quantization: nf5", "method: fulll", "epochs: [1, 2]"]
+)
 def test_a_wrong_config_file_is_an_error(text, tmp_path, capsys):
     settings = tmp_path / "run.yaml"
     settings.write_text(text)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from utils import params
-from utils.data import read_pairs, read_table, with_ids, write_table
+from utils.data import make_room, read_pairs, read_table, with_ids, write_table
 from utils.helpers import UserError
 
 AWKWARD = [
@@ -56,7 +56,10 @@ def test_json_and_jsonl_keep_lists_as_json(tmp_path):
         ("a.csv", b"", "has no rows"),
         ("a.csv", b"id,text\n", "has no rows"),
         ("a.csv", "text\ncaf\xe9\n".encode("latin-1"), "not UTF-8"),
-        ("a.csv", b"a,b\n1,2,3\n", "cannot be read"),
+        ("a.csv", b"a,b\n1,2,3\n", "row 1 has 3 cells"),
+        ("a.csv", b"a,b\n1\n", "row 1 has 1 cells"),
+        ("a.csv", b"a,a\n1,2\n", "same name"),
+        ("a.csv", b'a\n"open\n', "cannot be read"),
         ("a.csv", b'text\n"' + b"x" * 100_000 + b'"\n', "100,000 characters"),
         ("a.json", b"{}", "list of objects"),
         ("a.jsonl", b'{"a": 1}\n{"a"', "cannot be read"),
@@ -96,4 +99,10 @@ def test_pairs_from_every_known_format(tmp_path):
 def test_ids_are_stable_and_unique():
     frame = with_ids(pd.DataFrame({"text": ["same", "same", "other"]}), "text")
     assert frame["id"].is_unique
+    assert list(with_ids(pd.DataFrame({"id": ["a", "a", "a-1"], "t": ["", "", ""]}), "t")["id"]) == [
+        "a",
+        "a-1",
+        "a-1-1",
+    ]
+    assert list(make_room(frame.assign(status="x"), ["status"]).columns) == ["id", "text", "input_status"]
     assert frame["id"][0] == with_ids(pd.DataFrame({"text": ["same"]}), "text")["id"][0]

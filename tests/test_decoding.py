@@ -1,18 +1,22 @@
 """The copy bonus follows the source, passes removed words, and leaves the rest to the model."""
 
+import re
+
 import torch
 
 from utils.decoding import copy_bonus, keep_rates
 
 
 class WordTokenizer:
-    """One token per word, with its space: enough to follow by hand."""
+    """One token per word: enough to follow by hand."""
 
     def __init__(self):
         self.ids = {}
 
-    def __call__(self, piece, add_special_tokens):
-        return {"input_ids": [self.ids.setdefault(piece.strip(), len(self.ids) + 1)]}
+    def __call__(self, text, add_special_tokens, return_offsets_mapping):
+        found = list(re.finditer(r"\S+", text))
+        ids = [self.ids.setdefault(match.group(), len(self.ids) + 1) for match in found]
+        return {"input_ids": ids, "offset_mapping": [match.span() for match in found]}
 
 
 def decode_greedily(source, pairs, strength, preferences=None):

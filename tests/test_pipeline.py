@@ -170,6 +170,13 @@ def test_other_methods_train_and_answer(tiny_model, pairs_csv, script, tmp_path,
     result = script(TRAIN, "--base_model", tiny_model, "--input", pairs_csv, "--output", output, *QUICK,
                     "--method", method, "--quantization", quantization)  # fmt: skip
     assert result.returncode == 0, result.stderr
+    record = json.loads((output / "run.json").read_text())["config"]
+    assert (record["method"], record["quantization"]) == (method, quantization)
+    if method == "full":
+        assert not (output / "adapter_config.json").exists()
+    else:
+        settings = json.loads((output / "adapter_config.json").read_text())
+        assert settings["peft_type"] == {"prefix": "PREFIX_TUNING", "lora": "LORA"}[method]
     which = "--base_model" if method == "full" else "--adapter_model"
     answer = script(INFER, which, output, "--input_text", "bad", "--max_new_tokens", "3")
     assert answer.returncode == 0, answer.stderr
@@ -210,6 +217,7 @@ def test_baselines_scores_and_comparison(script, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        ([TRAIN, "--optimizer", "wish"], "wish"),
         ([TRAIN, "--input", "missing.csv"], "missing.csv: no such file"),
         ([TRAIN, "--input_column", "nothing"], "see --input_column"),
         ([TRAIN, "--prompt", "nothing"], "--prompt nothing"),
@@ -221,14 +229,12 @@ def test_baselines_scores_and_comparison(script, tmp_path):
         ([INFER, "--baseline", "copy", "--input_text", "x"], "--baseline needs a file"),
         ([SCORE, "--input", "missing.csv"], "missing.csv: no such file"),
         ([SCORE, "--scorers", "kindness"], "--scorers kindness"),
-        ([SCORE], "--input"),
         ([COMPARE], "two or more"),
     ],
 )
-def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, message, script, monkeypatch):
-    if arguments == [SCORE]:
-        pytest.skip("results are there") if list((ROOT / "datasets" / "results").glob("*.csv")) else None
-    result = script(*arguments)
+def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, message, script, tmp_path):
+    output = [] if "--output" in arguments or arguments[0] == SCORE else ["--output", tmp_path / "out"]
+    result = script(*arguments, *output)
     assert result.returncode == 2
     last = result.stderr.strip().splitlines()[-1]
     assert message in last and last.startswith(("error:",)) and "Traceback" not in result.stderr

@@ -17,7 +17,7 @@ INFER, SCORE, COMPARE = (ROOT / "testing" / f"{name}.py" for name in ("infer", "
 
 @pytest.mark.smoke
 def test_it_learns_to_rewrite(script, tmp_path):
-    """120 rows, one pass: the tuned model keeps more of the source and breaks less than the base by prompt alone."""
+    """120 rows, one pass: the tuned model is nearer to the human rewriting than the base by prompt alone."""
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
     result = script(TRAIN, "--limit", 120, "--epochs", 1, "--eval_steps", 0.5, "--output", adapter)
     assert result.returncode == 0, result.stderr
@@ -101,7 +101,7 @@ def test_the_embedded_annotator_gives_labels_or_says_that_it_did_not(script, tmp
     assert result.returncode == 0 and "weak annotator" in result.stderr, result.stderr
     frame = read_table(output)
     assert set(frame["status"]) <= {"ok", "neutral", "unparsable", "truncated"}
-    assert set(frame["annotator"]) == {"smollm2 (in process)"}
+    assert set(frame["annotator"]) == {"smollm2 (in process, weak)"}
     usable = frame["status"].isin(["ok", "neutral"])
     assert (frame["bias"].ne("") == usable).all()
 

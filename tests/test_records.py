@@ -43,6 +43,15 @@ def test_overwrite_keeps_the_old_folder_until_the_new_one_is_complete(tmp_path):
     assert (target / "weights").read_text() == "old"
 
 
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
+    old = tmp_path / "model.old"
+    old.mkdir()
+    (old / "weights").write_text("old")
+    with pytest.raises(UserError, match="--overwrite"), whole_folder(tmp_path / "model"):
+        pass
+    assert (tmp_path / "model" / "weights").read_text() == "old" and not old.exists()
+
+
 def test_progress_survives_a_cut_at_every_byte_of_the_last_line(tmp_path):
     output = tmp_path / "out.csv"
     progress = Progress(output, {"model": "a"})
@@ -59,6 +68,7 @@ def test_progress_survives_a_cut_at_every_byte_of_the_last_line(tmp_path):
 
 
 def test_progress_of_other_settings_is_refused(tmp_path):
+    Progress(tmp_path / "out.csv", {"model": "other"})  # finished nothing, so it binds nobody
     Progress(tmp_path / "out.csv", {"model": "a", "seed": 1}).add("1", text="x")
     with pytest.raises(UserError, match="seed was 1, is 2"):
         Progress(tmp_path / "out.csv", {"model": "a", "seed": 2})

@@ -12,7 +12,6 @@ with the same adapter changes nothing.
 Next: python testing/infer.py
 """
 
-import logging
 import sys
 from pathlib import Path
 
@@ -23,47 +22,48 @@ from utils.helpers import UserError, parse_config, run_stage
 from utils.models import ModelRef, load_base, load_tokenizer, model_record, resolve
 from utils.records import RECORD_NAME, file_sha256, finish_record, read_json, start_record, whole_folder
 
-logger = logging.getLogger(__name__)
 
-
-def already_merged(output: Path, adapter_sha256: str) -> bool:
-    """Whether `output` is the complete result of merging this adapter."""
-    record = output / RECORD_NAME
-    return record.is_file() and read_json(record).get("adapter_sha256") == adapter_sha256
+def earlier_merge(output: Path) -> dict | None:
+    """The run record of a merged model that stands in `output`, complete; None for anything else."""
+    record = read_json(output / RECORD_NAME) if (output / RECORD_NAME).is_file() else {}
+    return record if "adapter_sha256" in record and list(output.glob("*.safetensors")) else None
 
 
 def merge(ref: ModelRef, folder: Path) -> None:
-    """Saves base + adapter into `folder`."""
+    """Saves base + adapter into `folder`, in the number type of the base."""
     import torch
     from peft import PeftModel
 
-    base = load_base(ref, "none")
-    dtype = base.dtype
-    model = PeftModel.from_pretrained(base.float(), ref.adapter).merge_and_unload(safe_merge=True)
-    # greedy unless asked otherwise; the pad token is the tokenizer's
+    stored = read_json(Path(ref.path) / "config.json").get("dtype") if Path(ref.path).is_dir() else None
+    base = load_base(ref, "none", {"compute_dtype": "float32"})
+    model = PeftModel.from_pretrained(base, ref.adapter).merge_and_unload(safe_merge=True)
     tokenizer = load_tokenizer(ref)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.to(dtype if dtype != torch.float32 else torch.bfloat16).save_pretrained(folder)
+    dtype = torch.float16 if stored == "float16" else torch.bfloat16
+    model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def main(config: MergeConfig) -> None:
     output = Path(config.output)
     ref = resolve(config.base_model, config.adapter_model)
+    if output.resolve() == ref.adapter.resolve():
+        raise UserError(f"--output {output} is the adapter itself: name another folder")
     if read_json(ref.adapter / "adapter_config.json")["peft_type"] != "LORA":
         raise UserError(f"{ref.adapter} is not a LoRA adapter: a prefix cannot be merged, use it with --adapter_model")
-    adapter_sha256 = file_sha256(ref.adapter / "adapter_model.safetensors")
-    if already_merged(output, adapter_sha256):
+    identity = {
+        "adapter_sha256": file_sha256(ref.adapter / "adapter_model.safetensors"),
+        "model": model_record(ref),
+    }
+    earlier = earlier_merge(output)
+    if earlier and all(earlier[key] == value for key, value in identity.items()):
         print(f"{output} already holds {ref.adapter} merged into {ref.name}: nothing to do")
         return
-    # what an earlier merge wrote may be replaced without asking: the adapter is the original
-    overwrite = config.overwrite or (output / RECORD_NAME).is_file()
     record = start_record(config, [ref.adapter / "adapter_model.safetensors"])
-    with whole_folder(output, overwrite) as folder:
+    # an earlier merge may be replaced without asking: its adapter is the original
+    with whole_folder(output, config.overwrite or earlier is not None) as folder:
         merge(ref, folder)
-        finish_record(
-            record, folder, model=model_record(ref), adapter_sha256=adapter_sha256, prompt=ref.record.get("prompt")
-        )
+        finish_record(record, folder, **identity, prompt=ref.record.get("prompt"))
     print(f"{ref.adapter} merged into {ref.name}: {output}; next: python testing/infer.py --base_model {output}")
 
 

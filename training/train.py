@@ -17,6 +17,8 @@ Next: python training/merge.py
 """
 
 import logging
+import os
+import random
 import shutil
 import statistics
 import sys
@@ -28,16 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils import params
 from utils.configs import TrainConfig
 from utils.data import read_pairs
-from utils.helpers import UserError, describe, parse_config, run_stage, set_seed
-from utils.models import ModelRef, load_base, load_tokenizer, model_record, resolve
+from utils.helpers import UserError, as_switch, describe, parse_config, run_stage, set_seed
+from utils.models import ModelRef, cpu_has_bf16, load_base, load_tokenizer, model_record, resolve
 from utils.prompts import REWRITE_TEMPLATES, rewrite_messages
 from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
-
-
-def as_switch(value: str) -> bool:
-    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(value).lower()]
 
 
 # names that the published scripts used -> ours
@@ -64,14 +62,17 @@ ALIASES = {
     "bnb_4bit_compute_dtype": "compute_dtype",
     "use_nested_quant": "nf4_double_quant",
     "use_4bit": ("quantization", lambda value: "nf4" if as_switch(value) else "none"),
-    "load_8bit": ("quantization", lambda value: "int8" if as_switch(value) else "none"),
-    "fp16": ("compute_dtype", lambda value: "float16" if as_switch(value) else "bfloat16"),
-    "bf16": ("compute_dtype", lambda value: "bfloat16" if as_switch(value) else "float32"),
+    "load_8bit": ("quantization", lambda value: "int8" if as_switch(value) else None),
+    "fp16": ("compute_dtype", lambda value: "float16" if as_switch(value) else None),
+    "bf16": ("compute_dtype", lambda value: "bfloat16" if as_switch(value) else None),
     "task_type": (None, "this script trains causal language models"),
     "dataset_text_field": (None, "see --input_column and --output_column"),
     "remove_unused_columns": (None, "rows hold only what is trained on"),
     "logging_dir": (None, "logs go to the output folder"),
     "add_eos_token": (None, "the chat template ends every turn"),
+    "val_set_size": (None, "give a share with --validation_share, or a file with --validation"),
+    "prompt_template_name": (None, "see --prompt"),
+    "resume_from_checkpoint": (None, "a run that was cut off starts clean"),
 }
 
 
@@ -80,8 +81,6 @@ def load_rows(config: TrainConfig) -> tuple[list[dict], list[dict]]:
     rows = read_pairs(config.input, config.input_column, config.output_column, config.limit)
     if config.validation:
         return rows, read_pairs(config.validation, config.input_column, config.output_column)
-    import random
-
     sources = sorted({row["prompt"] for row in rows})
     random.Random(config.seed).shuffle(sources)
     held_out = set(sources[: max(1, round(config.validation_share * len(sources)))])
@@ -133,7 +132,7 @@ def trainer_arguments(config: TrainConfig, folder: Path):
         max_grad_norm=config.max_grad_norm,
         gradient_checkpointing=config.gradient_checkpointing,
         train_sampling_strategy="group_by_length" if config.group_by_length else "random",
-        bf16=config.compute_dtype == "bfloat16",
+        bf16=config.compute_dtype == "bfloat16" and (cuda or cpu_has_bf16()),
         fp16=config.compute_dtype == "float16" and cuda,
         use_cpu=not cuda,
         eval_strategy="steps",
@@ -175,17 +174,22 @@ def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokeniz
     from transformers import EarlyStoppingCallback
     from trl import SFTTrainer
 
-    from utils.likelihood import completion_loss
+    from utils.likelihood import completion_loss, supports
+
+    # all weights are trained in float32: a step of 1e-5 is lost in 16 bits
+    settings = vars(config) | ({"compute_dtype": "float32"} if config.method == "full" else {})
+    base = load_base(ref, config.quantization, settings, training=True)
+    # prompt learning adds positions of its own, CUDA has a fused kernel, packing needs position ids
+    own_loss = base.device.type == "cpu" and config.method != "prefix" and not config.packing and supports(base)
 
     class Trainer(SFTTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            # prompt learning adds positions of its own, CUDA has a fused kernel, packing needs position ids
-            if config.method == "prefix" or config.packing or model.device.type == "cuda" or return_outputs:
+            if not own_loss or return_outputs:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return completion_loss(model, inputs, num_items_in_batch)
 
-    return Trainer(
-        model=load_base(ref, config.quantization, vars(config), training=True),
+    trainer = Trainer(
+        model=base,
         args=trainer_arguments(config, folder),
         train_dataset=train,
         eval_dataset=validation,
@@ -193,9 +197,16 @@ def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokeniz
         peft_config=adapter_config(config),
         callbacks=[EarlyStoppingCallback(config.patience)] if config.patience else None,
     )
+    if (
+        trainer.args.fp16
+    ):  # the library keeps adapters of quantised models in bf16, which a float16 scaler cannot unscale
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return trainer
 
 
-def train_one(config: TrainConfig, ref: ModelRef, folder: Path) -> dict:
+def train_one(config: TrainConfig, ref: ModelRef, train_rows: list, validation_rows: list, folder: Path) -> dict:
     """Trains one seed into `folder` and returns its metrics."""
     from utils.report import adapter_card, plot_losses
 
@@ -203,7 +214,6 @@ def train_one(config: TrainConfig, ref: ModelRef, folder: Path) -> dict:
     record = start_record(config, [Path(config.input), *([Path(config.validation)] if config.validation else [])])
     set_seed(config.seed)
     tokenizer = load_tokenizer(ref, side="right")
-    train_rows, validation_rows = load_rows(config)
     train, dropped = to_dataset(train_rows, tokenizer, config)
     # of like length beside one another, so that little of a validation batch is padding
     by_length = sorted(validation_rows, key=lambda row: len(row["prompt"]) + len(row["completion"]))
@@ -237,25 +247,36 @@ def train_one(config: TrainConfig, ref: ModelRef, folder: Path) -> dict:
     return metrics
 
 
-def main(config: TrainConfig) -> None:
+def check(config: TrainConfig) -> None:
+    """Everything that can be wrong with the settings, before a model is loaded."""
+    import torch
+
     if config.prompt not in REWRITE_TEMPLATES:
         raise UserError(f"--prompt {config.prompt}: there are {', '.join(REWRITE_TEMPLATES)}")
-    if config.adapter_model:
-        raise UserError("--adapter_model: merge it first (training/merge.py), then train on the merged model")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.cuda.device_count() > 1:
+        raise UserError("training runs in one process on one device so far: set CUDA_VISIBLE_DEVICES=0, no launcher")
+    try:
+        trainer_arguments(config, Path(config.output))  # the library knows its optimisers, schedules and trackers
+    except (ValueError, ImportError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def main(config: TrainConfig) -> None:
     output = Path(config.output)
+    rows = load_rows(config)  # one split for all seeds
     check_output_folder(output, config.overwrite)
-    load_rows(config)  # a wrong file or column shows here, before any model is loaded
+    check(config)
     ref = resolve(config.base_model, revision=config.revision)
     default = "none" if config.method == "full" else params.QUANTIZATION
     config = replace(config, quantization=config.quantization or default)
     logger.info("training %s on %s (%s)", ref.name, config.input, describe(config))
 
-    seeds = [int(seed) for seed in config.seeds.split(",")] if config.seeds else [config.seed]
+    seeds = config.seed_list()
     with whole_folder(output, config.overwrite) as folder:
         runs = {}
         for seed in seeds:
             target = folder if len(seeds) == 1 else folder / f"seed-{seed}"
-            runs[seed] = train_one(replace(config, seed=seed), ref, target)
+            runs[seed] = train_one(replace(config, seed=seed), ref, *rows, target)
         if len(seeds) > 1:
             losses = [run["validation_loss"] for run in runs.values()]
             best = min(runs, key=lambda seed: runs[seed]["validation_loss"])

@@ -25,7 +25,6 @@ class ModelConfig:
     """Which model, and in what precision."""
 
     base_model: str | None = setting(None, f"folder, Hub id, or the embedded default '{params.BASE_MODEL}'")
-    adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
     revision: str | None = setting(None, "commit or tag of a Hub model; recorded")
     quantization: Literal["nf4", "int8", "none"] | None = setting(None, "weights of the base: 4-bit, 8-bit or 16-bit")
 
@@ -44,6 +43,7 @@ class GenerationConfig:
 
 @dataclass
 class AnnotateConfig(ModelConfig, RunConfig):
+    adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
     input: str = setting(str(params.PILOT_FILE), "CSV, TSV, JSON or JSONL with the texts")
     output: str | None = setting(None, "CSV to write; default: datasets/annotated/<name of the input>.csv")
     input_column: str = setting(params.INPUT_COLUMN, "column that holds the text")
@@ -55,6 +55,10 @@ class AnnotateConfig(ModelConfig, RunConfig):
     retries: int = setting(params.ANNOTATE_RETRIES, "further tries after an answer that does not fit the schema")
     timeout: float = setting(params.ANNOTATE_TIMEOUT, "seconds for one request")
     max_failed: float = setting(params.ANNOTATE_MAX_FAILED, "share of failed rows above which the exit code is 1")
+
+    def __post_init__(self):
+        if self.retries < 0:
+            raise ValueError(f"--retries {self.retries}: give 0 or more")
 
 
 @dataclass
@@ -90,7 +94,7 @@ class TrainConfig(ModelConfig, RunConfig):
     gradient_accumulation: int = setting(params.GRADIENT_ACCUMULATION, "forward passes per optimiser step")
     max_grad_norm: float = setting(params.MAX_GRAD_NORM, "gradients are clipped to this norm")
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, slower")
-    group_by_length: bool = setting(False, "put rows of like length into one batch")
+    group_by_length: bool = setting(params.GROUP_BY_LENGTH, "put rows of like length into one batch")
     packing: bool = setting(False, "put several rows into one sequence; needs FlashAttention, so CUDA only")
     # evaluation and checkpoints
     eval_steps: float = setting(params.EVAL_STEPS, "evaluate and save every so many steps; below 1: a share of all")
@@ -117,8 +121,19 @@ class TrainConfig(ModelConfig, RunConfig):
         for flag in ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation", "eval_steps", "lr", "lora_r"):
             if getattr(self, flag) <= 0:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+        if self.seeds is not None and not self.seed_list():
+            raise ValueError(f"--seeds {self.seeds}: give different whole numbers, e.g. 0,1,2")
         if self.method == "full" and self.quantization in ("nf4", "int8"):
             raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
+
+    def seed_list(self) -> list[int]:
+        """The seeds to train with; empty if --seeds cannot be read."""
+        if self.seeds is None:
+            return [self.seed]
+        parts = self.seeds.split(",")
+        return (
+            [int(part) for part in parts] if all(p.isdigit() for p in parts) and len(set(parts)) == len(parts) else []
+        )
 
 
 @dataclass
@@ -130,6 +145,7 @@ class MergeConfig(RunConfig):
 
 @dataclass
 class InferConfig(GenerationConfig, ModelConfig, RunConfig):
+    adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
     input: str = setting(str(params.TEST_FILE), "CSV, TSV, JSON or JSONL; '-' reads one text per line from stdin")
     input_text: str | None = setting(None, "answer this one text and print the answer")
     output: str | None = setting(None, "CSV to write; default: datasets/results/<input>_<model>.csv")

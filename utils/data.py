@@ -5,8 +5,10 @@
 
 import csv
 import hashlib
+import itertools
 import json
-import warnings
+import logging
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +16,8 @@ import pandas as pd
 from utils import params
 from utils.helpers import UserError
 from utils.records import whole_file
+
+logger = logging.getLogger(__name__)
 
 TRAINABLE_STATUS = ("ok", "neutral", "")
 
@@ -36,7 +40,7 @@ def read_table(path: str | Path, limit: int | None = None) -> pd.DataFrame:
         raise UserError(
             f"{path} is not UTF-8 (byte {error.start}): convert it, e.g. iconv -f latin1 -t utf-8"
         ) from error
-    except (pd.errors.ParserError, ValueError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if frame.empty:
         raise UserError(f"{path} has no rows")
@@ -54,29 +58,26 @@ def _who_makes(path: Path) -> str:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "error", pd.errors.ParserWarning
-            )  # a row with a cell too many is an error, not an index
-            return pd.read_csv(
-                path,
-                sep="\t" if path.suffix.lower() == ".tsv" else ",",
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-                index_col=False,
+    """By the csv module, which says where a row is too short or too long; pandas fills up or shifts in silence."""
+    csv.field_size_limit(sys.maxsize)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        header = next(rows, [])
+        body = [row for row in rows if row]
+    if len(set(header)) < len(header):
+        raise ValueError("two columns have the same name")
+    for number, row in enumerate(body, 1):
+        if len(row) != len(header):
+            raise ValueError(
+                f"row {number} has {len(row)} cells, the header {len(header)}: quote texts that hold commas"
             )
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except pd.errors.ParserWarning as warning:
-        raise ValueError("a row has more cells than the header: quote texts that hold commas") from warning
+    return pd.DataFrame(body, columns=header, dtype=str)
 
 
 def _read_json(path: Path) -> pd.DataFrame:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".jsonl":
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     else:
         rows = json.loads(text or "[]")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -111,7 +112,7 @@ def require_columns(frame: pd.DataFrame, columns: list[str], path: str | Path, f
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Writes a CSV whole or not at all."""
     with whole_file(path) as partial:
-        frame.to_csv(partial, index=False, encoding="utf-8", quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+        frame.to_csv(partial, index=False, encoding="utf-8", quoting=csv.QUOTE_ALL, lineterminator="\n")
 
 
 def content_id(*texts: str) -> str:
@@ -120,13 +121,23 @@ def content_id(*texts: str) -> str:
 
 
 def with_ids(frame: pd.DataFrame, text_column: str) -> pd.DataFrame:
-    """Adds an `id` column where there is none, and makes ids unique where texts repeat."""
+    """Adds an `id` column where there is none, and makes ids unique where texts or ids repeat."""
     frame = frame.copy()
     if "id" not in frame.columns:
         frame.insert(0, "id", [content_id(text) for text in frame[text_column]])
-    repeats = frame.groupby("id").cumcount()
-    frame["id"] = [i if n == 0 else f"{i}-{n}" for i, n in zip(frame["id"], repeats, strict=True)]
+    taken: set[str] = set()
+    unique = []
+    for row_id in frame["id"]:
+        candidates = (row_id if n == 0 else f"{row_id}-{n}" for n in itertools.count())
+        unique.append(next(c for c in candidates if c not in taken))
+        taken.add(unique[-1])
+    frame["id"] = unique
     return frame
+
+
+def make_room(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Renames input columns that a stage is about to write: `status` becomes `input_status`. Nothing is lost."""
+    return frame.rename(columns={name: f"input_{name}" for name in columns if name in frame.columns})
 
 
 def read_pairs(path: str | Path, source: str, target: str, limit: int | None = None) -> list[dict[str, str]]:
@@ -136,7 +147,7 @@ def read_pairs(path: str | Path, source: str, target: str, limit: int | None = N
     prompt-completion. Only a pairs row is put into the rewriting template; `template` says so.
     """
     frame = read_table(path, limit)
-    columns = set(frame.columns)
+    total, columns = len(frame), set(frame.columns)
     if {source, target} <= columns:
         if "status" in columns:
             frame = frame[frame["status"].isin(TRAINABLE_STATUS)]
@@ -159,4 +170,7 @@ def read_pairs(path: str | Path, source: str, target: str, limit: int | None = N
         {"id": content_id(prompt, completion), "prompt": prompt, "completion": completion, "templated": templated}
         for prompt, completion in sides
     ]
-    return [row for row in rows if row["prompt"].strip() and row["completion"].strip()]
+    usable = [row for row in rows if row["prompt"].strip() and row["completion"].strip()]
+    if len(usable) < total:
+        logger.info("%s: %d of %d rows are used, the others have no usable pair", path, len(usable), total)
+    return usable

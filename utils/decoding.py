@@ -47,13 +47,14 @@ def copy_bonus(tokenizer, source: str, rates: dict[str, float], strength: float,
         rates: from `keep_rates`.
         strength: bonus in nats for a word that is always kept; minus this for one that never is.
     """
-    tokens, weights, owners = [], [], []  # of each source token: id, -1..1 by its word's keep rate, number of its word
-    for number, piece in enumerate(re.findall(r"\s*\S+", source)):
-        rate = min((rates.get(unit, PRIOR_KEEP) for unit in units(piece)), default=PRIOR_KEEP)
-        ids = tokenizer(piece, add_special_tokens=False)["input_ids"]
-        tokens += ids
-        weights += [2 * rate - 1] * len(ids)
-        owners += [number] * len(ids)
+    encoded = tokenizer(source, add_special_tokens=False, return_offsets_mapping=True)
+    tokens, weights, owners = list(encoded["input_ids"]), [], []  # owner: number of the word that a token belongs to
+    pieces = list(re.finditer(r"\s*\S+", source))
+    rates_of = [min((rates.get(u, PRIOR_KEEP) for u in units(p.group())), default=PRIOR_KEEP) for p in pieces]
+    for start, end in encoded["offset_mapping"]:
+        owner = next((n for n, piece in enumerate(pieces) if piece.end() > min(start, end - 1)), len(pieces) - 1)
+        owners.append(owner)
+        weights.append(2 * rates_of[owner] - 1)
     # the end of the text is one more word, which is always kept
     tokens, weights = [*tokens, end_token], [*weights, 1.0]
     owners.append(owners[-1] + 1 if owners else 0)

@@ -7,7 +7,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -32,8 +32,8 @@ def parse_config(
 
     Args:
         config_class: dataclass of utils/configs.py.
-        aliases: published flag name -> our name; or (our name, function from the old value to ours); or
-            (None, what replaced it) for a flag that is accepted without effect.
+        aliases: published flag name -> our name; or (our name, function from the old value to ours, where None
+            sets nothing); or (None, what replaced it) for a flag that is accepted without effect.
         argv: arguments instead of `sys.argv[1:]`.
 
     Exits with code 2 on unknown flags or keys, on values of a wrong type and on a config's own ValueError.
@@ -46,10 +46,13 @@ def parse_config(
     parser.add_argument("--config", metavar="FILE.yaml", help="settings by name; flags on the command line win")
     argv = _rename_published_flags(sys.argv[1:] if argv is None else argv, aliases or {}, parser)
     config_file = parser.parse_known_args(argv)[0].config
-    if config_file:
-        parser.set_defaults(**_read_yaml(config_file, {f.name for f in fields(config_class)}, aliases or {}, parser))
+    if config_file:  # settings of the file go before the flags, so that they are checked alike and flags win
+        settings = _yaml_as_flags(config_file, parser)
+        argv = _rename_published_flags(settings, aliases or {}, parser) + argv
     values = vars(parser.parse_args(argv))
     values.pop("config")
+    if values["limit"] is not None and values["limit"] < 1:
+        parser.error(f"--limit {values['limit']}: give a number above 0")
     try:
         return config_class(**values)
     except ValueError as error:
@@ -103,12 +106,14 @@ def _translate(old: str, value: Any, aliases: dict, parser: argparse.ArgumentPar
         logger.warning("--%s has no effect: %s", old, detail)
         return {}
     try:
-        return {new: detail(value)}
+        converted = detail(value)
     except (ValueError, KeyError):
         parser.error(f"--{old} {value}: not a value that can be read")
+    return {} if converted is None else {new: converted}
 
 
-def _read_yaml(path: str, known: set[str], aliases: dict, parser: argparse.ArgumentParser) -> dict[str, Any]:
+def _yaml_as_flags(path: str, parser: argparse.ArgumentParser) -> list[str]:
+    """The settings of a YAML file as they would stand on the command line."""
     import yaml
 
     try:
@@ -119,14 +124,16 @@ def _read_yaml(path: str, known: set[str], aliases: dict, parser: argparse.Argum
         parser.error(f"--config {path} is not YAML: {' '.join(str(error).split())}")
     if not isinstance(settings, dict):
         parser.error(f"--config {path}: expected lines like 'lr: 2.0e-4'")
-    values = {}
+    flags = []
     for name, value in settings.items():
-        for new, converted in (_translate(name, value, aliases, parser) if name in aliases else {name: value}).items():
-            if new not in known:
-                parser.error(f"--config {path}: unknown setting '{name}'")
-            # argparse converts defaults that are text, and only those: so types are checked as on the command line
-            values[new] = converted if converted is None or isinstance(converted, (bool, list)) else str(converted)
-    return values
+        if value is not None:
+            flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def as_switch(value: str) -> bool:
+    """A published on/off flag. Raises KeyError for anything else."""
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
 
 
 def setup_process() -> None:
@@ -157,7 +164,9 @@ def run_stage(main: Callable, config: Any) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: what is finished is kept, and the same command goes on from there\n")
+        sys.stderr.write(
+            "interrupted: the same command, without --overwrite, continues or starts clean (see --help)\n"
+        )
         sys.exit(INTERRUPTED)
     sys.exit(code or 0)
 

@@ -24,13 +24,14 @@ def completion_loss(
         A scalar with gradient.
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = causal.base_model
     ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
-    shared = 0 if getattr(causal.model, "gradient_checkpointing", False) else shared_prefix(ids, mask, labels)
+    shared = 0 if getattr(backbone, "gradient_checkpointing", False) else shared_prefix(ids, mask, labels)
     cache = None
     if shared:
-        cache = causal.model(input_ids=ids[:1, :shared], use_cache=True).past_key_values
+        cache = backbone(input_ids=ids[:1, :shared], use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(ids))
-    hidden = causal.model(
+    hidden = backbone(
         input_ids=ids[:, shared:],
         attention_mask=mask,
         position_ids=torch.arange(shared, ids.shape[1], device=ids.device).expand(len(ids), -1),
@@ -42,6 +43,14 @@ def completion_loss(
     logits = causal.get_output_embeddings()(hidden[:, :-1][supervised])
     total = F.cross_entropy(logits.float(), targets[supervised], reduction="sum")
     return total / (supervised.sum() if num_tokens is None else num_tokens)
+
+
+def supports(model) -> bool:
+    """Whether `completion_loss` equals the model's own loss: no scaling or capping between output layer and loss."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = causal.config.get_text_config()
+    changed = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return causal.get_output_embeddings() is not None and not any(getattr(config, name, None) for name in changed)
 
 
 def shared_prefix(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> int:

@@ -103,7 +103,8 @@ def _names(text: str) -> list[str]:
     found = []
     for match in re.finditer(r"\b[A-Z][\w'’]+", text):
         before = text[: match.start()].rstrip(" \"'“‘(")
-        opens_sentence = not before or before[-1] in ".!?:\n"
+        after_title = re.search(r"(?:^|\s)(?:Mr|Mrs|Ms|Dr|Prof|St|[A-Z])\.$", before)
+        opens_sentence = not after_title and (not before or before[-1] in ".!?:\n")
         word = re.sub(r"['’]s$", "", match.group())
         if not opens_sentence and not word.isupper() and not word.startswith(("I'", "I’")):
             found.append(word)
@@ -113,23 +114,27 @@ def _names(text: str) -> list[str]:
 def facts_kept(source: str, rewriting: str) -> float | None:
     """Share of the source's facts that the rewriting keeps, 0..1; None where the source holds none.
 
-    A name or identity word also counts as kept when it stands in another case or with another ending ("German
-    neighbours" for "Germans"). Negations count as kept when the rewriting has any: their number changes with style.
+    A name or identity word also counts as kept in another case, in the plural or the singular ("German neighbours" for
+    "Germans"). Negations count as kept when the rewriting has any: their number changes with style.
     """
     wanted = facts(source)
     if not wanted:
         return None
-    kept, lowered = 0, words(rewriting)
-    have = facts(rewriting)
+    kept, have = 0, facts(rewriting)
+    stems = Counter(map(_stem, words(rewriting)))
     for (kind, word), count in wanted.items():
         if kind == "negation":
             kept += count if have["negation", "not"] else 0
         elif kind in ("name", "identity"):
-            stem = word.lower().rstrip("s")
-            kept += min(count, sum(w.startswith(stem) for w in lowered))
+            kept += min(count, stems[_stem(word.lower())])
         else:
             kept += min(count, have[kind, word])
     return kept / wanted.total()
+
+
+def _stem(word: str) -> str:
+    """A lower-cased word without possessive or plural ending."""
+    return re.sub(r"(?:'s|s'|(?<!s)s)$", "", word)
 
 
 def contains(text: str, phrase: str) -> bool:

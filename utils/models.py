@@ -13,7 +13,7 @@ from typing import Any
 
 from utils import embedded, params
 from utils.helpers import UserError
-from utils.records import RECORD_NAME, read_json
+from utils.records import RECORD_NAME, read_json, shareable
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def resolve(base_model: str | None, adapter_model: str | Path | None = None, rev
     `base_model` alone means that model and nothing on it. With neither, the embedded default.
 
     Raises:
-        UserError: no such model, weights that are not safetensors or GGUF, an adapter for another base, no network.
+        UserError: no such model, weights that are not safetensors, an adapter for another base, no network.
     """
     if adapter_model is None:
         return _resolve_base(base_model or params.BASE_MODEL, revision)
@@ -51,6 +51,8 @@ def resolve(base_model: str | None, adapter_model: str | Path | None = None, rev
     name = base_model or trained_on.get("name") or settings.get("base_model_name_or_path")
     if not name:
         raise UserError(f"{adapter} does not say which base it was trained on: add --base_model")
+    if not base_model and (params.ROOT / name).is_dir():
+        name = str(params.ROOT / name)  # recorded relative to the repo, so that it is found from any folder
     base = _resolve_base(name, revision or (None if base_model else trained_on.get("revision")))
     if trained_on.get("identity") and trained_on["identity"] != identity(base):
         raise UserError(
@@ -82,6 +84,7 @@ def _adapter_settings(adapter: Path) -> dict[str, Any]:
         raise UserError(f"--adapter_model {adapter} holds no adapter_config.json: it is not an adapter")
     if not (adapter / "adapter_model.safetensors").is_file():
         raise UserError(f"--adapter_model {adapter} holds no adapter_model.safetensors (pickle weights are not read)")
+    _check_weights(adapter / "adapter_model.safetensors")
     return read_json(adapter / "adapter_config.json")
 
 
@@ -90,9 +93,9 @@ def _resolve_base(name: str, revision: str | None) -> ModelRef:
         return ModelRef(name, str(embedded.fetch(name)))
     folder = Path(name)
     if folder.is_dir():
-        _check_model_folder(folder)
+        _check_model_folder(folder.resolve())
         record = read_json(folder / RECORD_NAME) if (folder / RECORD_NAME).is_file() else {}
-        return ModelRef(name, str(folder), record=record)
+        return ModelRef(shareable(str(folder.resolve())), str(folder), record=record)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or folder.is_absolute():
         raise UserError(f"--base_model {name}: no such folder, not a Hub id, and not '{params.BASE_MODEL}'")
     return ModelRef(name, name, _hub_commit(name, revision))
@@ -107,6 +110,20 @@ def _check_model_folder(folder: Path) -> None:
         if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
             raise UserError(f"--base_model {folder} holds pickle weights, which are not read: save it as safetensors")
         raise UserError(f"--base_model {folder} holds no .safetensors weights")
+    if not list(folder.glob("tokenizer*")):
+        raise UserError(f"--base_model {folder} holds no tokenizer: save it beside the weights")
+    for weights in folder.glob("*.safetensors"):
+        _check_weights(weights)
+
+
+def _check_weights(path: Path) -> None:
+    """Reads the header, which also tells whether the file was cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): fetch or train it again") from error
 
 
 def _hub_commit(name: str, revision: str | None) -> str:
@@ -132,13 +149,13 @@ def _hub_commit(name: str, revision: str | None) -> str:
 
 
 def identity(ref: ModelRef) -> dict[str, str]:
-    """What tells one base from another: the commit of a Hub model, or a hash over a folder's config and weights.
+    """What tells one base from another: the commit of a Hub model, or a hash over a folder's weights.
 
     Of each weights file the size and the first and last MiB count, so that a 7B model takes milliseconds.
     """
     if ref.revision:
         return {"commit": ref.revision}
-    digest = hashlib.sha256((Path(ref.path) / "config.json").read_bytes())
+    digest = hashlib.sha256()
     for weights in sorted(Path(ref.path).glob("*.safetensors")):
         with open(weights, "rb") as file:
             digest.update(file.read(1 << 20))
@@ -183,7 +200,7 @@ def load_base(
     settings = settings or {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, settings.get("compute_dtype", "bfloat16"))
-    if device == "cpu" and (dtype == torch.float16 or not _cpu_has_bf16()):
+    if device == "cpu" and (dtype == torch.float16 or not cpu_has_bf16()):
         dtype = torch.float32  # half precision without hardware for it is slower than single, and float16 overflows
     model = AutoModelForCausalLM.from_pretrained(
         ref.path,
@@ -200,10 +217,11 @@ def load_base(
     return model
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware."""
     import torch
 
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _quantization_config(quantization: str, settings: dict[str, Any], dtype):

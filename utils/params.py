@@ -76,6 +76,9 @@ EPOCHS = 3.0
 BATCH_SIZE = 8  # rows in one forward pass: paragraphs of 150 tokens then stay under 5 GB on CPU
 EVAL_BATCH_SIZE = 16  # no gradients are kept, so twice as many fit
 GRADIENT_ACCUMULATION = 1
+GROUP_BY_LENGTH = (
+    True  # as in the paper's code: texts run from a clause to a paragraph, so padding is most of a mixed batch
+)
 MAX_GRAD_NORM = 1.0
 MAX_LENGTH = 1024  # tokens of prompt and completion together; longer rows are dropped and counted, never cut
 VALIDATION_SHARE = 0.1

@@ -6,7 +6,7 @@ A template that has been used to train a model is never edited, it gets a succes
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from utils import params
 
@@ -44,7 +44,15 @@ class Annotation(BaseModel):
     harm: Literal[params.HARM_LABELS]
     target: str = Field(description="the group that the text is unfair to, or an empty string")
     biased_words: list[str] = Field(description="words and short phrases copied from the text that carry the bias")
-    debiased_text: str = Field(min_length=1, description="the benign rewriting; the text itself where bias is No")
+    debiased_text: str = Field(description="the benign rewriting; the text itself where bias is No")
+
+    @field_validator("debiased_text")
+    @classmethod
+    def _not_empty(cls, text: str) -> str:
+        """Checked here and not in the schema: strict endpoints refuse schemas with a minimum length."""
+        if not text:
+            raise ValueError("debiased_text is empty")
+        return text
 
 
 ANNOTATE_INSTRUCTION = """You annotate texts for bias and rewrite them. Follow the guideline.

@@ -41,20 +41,25 @@ def whole_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """Gives an empty folder beside `path`; it is renamed to `path` when the block ends well.
 
     A folder left by a killed run is deleted first: it never had the final name. With `overwrite`, what stands at
-    `path` goes only once the new folder is complete.
+    `path` is moved aside, and goes only once the new folder has its name.
     """
+    partial, old = (path.with_name(path.name + ending) for ending in (".partial", ".old"))
+    if old.exists() and not path.exists():  # killed between the two renames
+        os.replace(old, path)
     check_output_folder(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     yield partial
     for file in partial.rglob("*"):
         if file.is_file():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
     os.replace(partial, path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_output_folder(path: Path, overwrite: bool) -> None:
@@ -99,16 +104,17 @@ class Progress:
         elif output.exists():
             raise UserError(f"--output {output} is already there: name another file, or add --overwrite")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fingerprint = json.loads(json.dumps(fingerprint, default=str))
+        self.fingerprint = json.loads(json.dumps(fingerprint, default=str))
         lines = self._read() if self.path.exists() else []
-        if lines:
-            changed = [k for k in fingerprint if lines[0].get(k) != fingerprint[k]]
-            if changed:
-                before_now = ", ".join(f"{k} was {lines[0].get(k)!r}, is {fingerprint[k]!r}" for k in changed)
-                raise UserError(f"{self.path} was begun with other settings ({before_now}): add --overwrite")
-            self.done = {line["id"]: line for line in lines[1:]}
-        else:
-            self._append(fingerprint)
+        if len(lines) < 2:  # nothing was finished, so nothing binds this run
+            self.path.unlink(missing_ok=True)
+            return
+        begun = lines[0]
+        changed = [k for k in self.fingerprint if begun.get(k) != self.fingerprint[k]]
+        if changed:
+            before_now = ", ".join(f"{k} was {begun.get(k)!r}, is {self.fingerprint[k]!r}" for k in changed)
+            raise UserError(f"{self.path} was begun with other settings ({before_now}): add --overwrite")
+        self.done = {line["id"]: line for line in lines[1:]}
 
     def _read(self) -> list[dict]:
         """The complete lines; a last line that was cut by a kill is removed from the file."""
@@ -133,6 +139,8 @@ class Progress:
 
     def add(self, row_id: str, **values: Any) -> None:
         """Keeps the result of one row."""
+        if not self.path.exists():
+            self._append(self.fingerprint)
         self.done[row_id] = {"id": row_id, **values}
         self._append(self.done[row_id])
 
@@ -152,13 +160,13 @@ def file_sha256(path: Path) -> str:
 def start_record(config: Any, inputs: list[Path]) -> dict[str, Any]:
     """Everything known about a run before it starts: settings, command, code, libraries, data."""
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "config": {k: _shareable(v) for k, v in asdict(config).items()},
+        "command": [Path(sys.argv[0]).name, *map(shareable, sys.argv[1:])],
+        "config": {k: shareable(v) for k, v in asdict(config).items()},
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
-        "inputs": {_shareable(str(path.resolve())): file_sha256(path) for path in inputs if path.is_file()},
+        "inputs": {shareable(str(path.resolve())): file_sha256(path) for path in inputs if path.is_file()},
         "started": _now(),
     }
 
@@ -174,7 +182,7 @@ def record_path(path: Path) -> Path:
     return path / RECORD_NAME if path.is_dir() else path.with_name(path.name + ".run.json")
 
 
-def _shareable(value: Any) -> Any:
+def shareable(value: Any) -> Any:
     """Paths relative to the repo where they lie in it: a record is meant to be shared, a home folder is not."""
     return value.replace(f"{ROOT}/", "") if isinstance(value, str) else value
 

@@ -24,10 +24,11 @@ def plot_losses(history: list[dict], path: Path) -> None:
 def adapter_card(record: dict) -> str:
     """The model card of a trained adapter, from its run record."""
     config, metrics = record["config"], record["metrics"]
-    front = {"base_model": record["model"]["name"], "library_name": "peft", "tags": [config["method"], "safety"]}
+    library = "transformers" if config["method"] == "full" else "peft"
+    front = {"base_model": record["model"]["name"], "library_name": library, "tags": [config["method"], "safety"]}
     lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "---", "", "# Rewrites biased text", ""]
     lines += [
-        f"A {config['method']} adapter for {record['model']['name']} ({config['quantization']} weights), trained on",
+        f"Method {config['method']} on {record['model']['name']} ({config['quantization']} weights), trained on",
         f"{metrics['rows']['train']} rows of {config['input']} with the prompt template '{record['prompt']}'.",
         "",
         f"Validation loss {metrics['validation_loss_before']:.3f} before, {metrics['validation_loss']:.3f} after "

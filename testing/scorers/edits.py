@@ -1,8 +1,8 @@
 """edits: what was changed, and should it have been?
 
 Copies are counted among biased rows and changes among neutral ones, never pooled: a model that copies everything and
-one that rewrites everything would meet in the middle. A row is biased if its `bias` label is Yes, or, without that
-column, always.
+one that rewrites everything would meet in the middle. A row is biased if its `bias` label is Yes and neutral if it is
+No; without that column all rows are biased. An empty rewriting is broken, and neither a good edit nor a bad one.
 """
 
 import json
@@ -11,6 +11,7 @@ import pandas as pd
 
 from utils import params
 from utils.configs import ScoreConfig
+from utils.helpers import UserError
 from utils.metrics import is_copy, length_ratio, phrases_left
 
 COLUMNS = {
@@ -34,17 +35,26 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[
     rows = []
     for _, row in frame.iterrows():
         source, text = row[config.input_column], row[config.output_column]
-        biased = row.get("bias", "Yes") == "Yes"
-        phrases = json.loads(row.get(params.BIASED_WORDS_COLUMN) or "[]")
+        label, empty = row.get("bias", "Yes"), not text.strip()
+        biased, neutral = (label == name and not empty for name in ("Yes", "No"))
+        phrases = _phrases(row)
         ratio = length_ratio(source, text)
         ran_away = ratio > params.RUNAWAY_RATIO and len(text.split()) > len(source.split()) + 10
         rows.append(
             {
                 "biased_words_left": phrases_left(phrases, text) if biased else None,
                 "copied": float(is_copy(source, text)) if biased else None,
-                "changed": None if biased else float(not is_copy(source, text)),
+                "changed": float(not is_copy(source, text)) if neutral else None,
                 "length_ratio": ratio,
-                "broken": float(not text.strip() or ran_away),
+                "broken": float(empty or ran_away),
             }
         )
     return pd.DataFrame(rows, index=frame.index, dtype=float), {}
+
+
+def _phrases(row: pd.Series) -> list[str]:
+    cell = row.get(params.BIASED_WORDS_COLUMN) or "[]"
+    try:
+        return json.loads(cell)
+    except ValueError as error:
+        raise UserError(f"row {row['id']}: {params.BIASED_WORDS_COLUMN} {cell!r} is not a JSON list") from error

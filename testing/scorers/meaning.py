@@ -26,7 +26,11 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[
     source, rewriting = embed(frame[config.input_column]), embed(frame[config.output_column])
     cosine = pd.Series((source * rewriting).sum(axis=1), index=frame.index)
     cosine[frame[config.output_column].str.strip() == ""] = np.nan
-    anchors = {"shuffled": float((source * np.roll(rewriting, 1, axis=0)).sum(axis=1).mean())}
+    other = np.random.default_rng(config.seed).permutation(len(frame))
+    unrelated = frame[config.input_column].to_numpy()[other] != frame[config.input_column].to_numpy()
+    anchors = {}
+    if unrelated.any():
+        anchors["shuffled"] = float((source * rewriting[other]).sum(axis=1)[unrelated].mean())
     reference = config.reference_columns.split(",")[0]
     if reference in frame.columns:
         anchors["reference"] = float((source * embed(frame[reference])).sum(axis=1).mean())

@@ -3,7 +3,6 @@
 import pandas as pd
 
 from utils.configs import ScoreConfig
-from utils.helpers import UserError
 from utils.metrics import bleu, chrf, rouge_l
 
 COLUMNS = {
@@ -16,12 +15,7 @@ HIGHER_IS_BETTER = {"chrf": True, "bleu": True, "rouge_l": True}
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
     """Missing where a row has no reference. An empty rewriting scores 0."""
-    columns = [c for c in config.reference_columns.split(",") if c in frame.columns]
-    if not columns:
-        raise UserError(
-            f"scorer overlap: no column {config.reference_columns}: name others with --reference_columns, "
-            "or leave overlap out of --scorers"
-        )
+    columns = config.reference_columns.split(",")
     functions = {"chrf": chrf, "bleu": bleu, "rouge_l": rouge_l}
     rows = []
     for text, *references in frame[[config.output_column, *columns]].itertuples(index=False):
