@@ -22,9 +22,9 @@ run python training/train.py --output $MODELS/adapter --overwrite
 run python training/merge.py --adapter_model $MODELS/adapter --output $MODELS/merged
 
 # 3. Rewrite the test rows: the tuned model, the same base by prompt alone, and what needs no model.
-run python testing/infer.py --input $TEST --base_model $MODELS/merged --output $OUT/tuned.csv --overwrite
-run python testing/infer.py --input $TEST --base_model smollm2 --output $OUT/prompted.csv --overwrite
-run python testing/infer.py --input $TEST --base_model smollm2 --shots 3 --output $OUT/few-shot.csv --overwrite
+run python testing/infer.py --input $TEST --base_model $MODELS/merged --output $OUT/tuned.csv --max_new_tokens 160 --overwrite
+run python testing/infer.py --input $TEST --base_model smollm2 --output $OUT/prompted.csv --max_new_tokens 160 --overwrite
+run python testing/infer.py --input $TEST --base_model smollm2 --shots 3 --output $OUT/few-shot.csv --max_new_tokens 160 --overwrite
 for baseline in copy delete reference; do
     run python testing/infer.py --input $TEST --baseline $baseline --output $OUT/$baseline.csv --overwrite
 done

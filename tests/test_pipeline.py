@@ -239,3 +239,24 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, message, sc
     last = result.stderr.strip().splitlines()[-1]
     assert message in last and last.startswith(("error:",)) and "Traceback" not in result.stderr
     assert "Loading weights" not in result.stderr
+
+
+def test_rows_over_the_limit_are_dropped_and_counted_and_the_prompt_is_not_learned(tiny_model):
+    from training.train import build_trainer, to_dataset
+    from utils.configs import TrainConfig
+    from utils.models import load_tokenizer, resolve
+
+    ref = resolve(str(tiny_model))
+    tokenizer = load_tokenizer(ref, side="right")
+    rows = [
+        {"prompt": "bad thing", "completion": "thing", "templated": True},
+        {"prompt": "x" * 900, "completion": "x", "templated": True},
+    ]
+    for inputs_too in (False, True):
+        config = TrainConfig(max_length=600, quantization="none", train_on_inputs=inputs_too)
+        data, dropped = to_dataset(rows, tokenizer, config)
+        assert (len(data), dropped) == (1, 1)
+        trainer = build_trainer(config, ref, data, data, tokenizer, ROOT / "models" / "never-written")
+        labels = trainer.train_dataset[0]["labels"]
+        learned = tokenizer.decode([token for token in labels if token != -100])
+        assert learned.startswith("<|im_start|>system" if inputs_too else "thing<|im_end|>")
