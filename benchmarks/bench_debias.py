@@ -187,7 +187,7 @@ def main() -> None:
             merged = train(rows, seed)
             if not options.train_only:
                 cell(f"tuned_r{rows}_s{seed}", "--base_model", merged)
-                copying = ("--copy_bonus", 6, "--num_beams", 4, "--train_file", pairs)
+                copying = ("--copy_bonus", 4, "--num_beams", 4, "--must_change", "--train_file", pairs)
                 cell(f"tuned-copy_r{rows}_s{seed}", "--base_model", merged, *copying)
         if not options.train_only:
             cell(f"delete_r{rows}", "--baseline", "delete", "--train_file", pairs)

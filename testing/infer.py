@@ -4,7 +4,7 @@
     python testing/infer.py                                       # datasets/content_moderation/test.csv
     python testing/infer.py --input posts.csv --input_column text --base_model models/merged
     cat lines.txt | python testing/infer.py --input - --output answers.csv
-    python testing/infer.py --copy_bonus 6                        # edits instead of paraphrases (utils/decoding.py)
+    python testing/infer.py --copy_bonus 4 --num_beams 4          # edits instead of paraphrases (utils/decoding.py)
     python testing/infer.py --base_model smollm2 --shots 3        # few-shot prompted base
     python testing/infer.py --baseline delete                     # no model: what a rewriter must beat
 
@@ -139,7 +139,9 @@ def answer_missing(
     examples = worked_examples(config)  # a wrong --train_file shows before the model is loaded
     tokenizer, model = load_tokenizer(ref), load_model(ref, config.quantization)
     chats = [rewrite_messages(text, template, examples) for _, text in rows]
-    for answer in generate(model, tokenizer, chats, config, copy_processors(config, tokenizer, [t for _, t in rows])):
+    texts = [text for _, text in rows]
+    unwanted = texts if config.must_change else None
+    for answer in generate(model, tokenizer, chats, config, copy_processors(config, tokenizer, texts), unwanted):
         progress.add(rows[answer.index][0], text=answer.text, status=answer.status, tokens=answer.tokens)
 
 
@@ -164,7 +166,14 @@ def main(config: InferConfig) -> None:
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
         if config.shots or config.copy_bonus:
             details["train_file"] = content_id(*map(str, training_pairs(config)))
-        shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "copy_bonus", "seed"]
+        shaping = [
+            *(f.name for f in fields(GenerationConfig)),
+            "quantization",
+            "shots",
+            "copy_bonus",
+            "must_change",
+            "seed",
+        ]
         fingerprint = details | {key: getattr(config, key) for key in shaping} | {"column": config.input_column}
         progress = Progress(output, fingerprint, config.overwrite)
         logger.info(
@@ -195,7 +204,8 @@ def answer_one(config: InferConfig) -> str:
     chat = rewrite_messages(config.input_text, choose_template(config, ref), worked_examples(config))
     tokenizer = load_tokenizer(ref)
     processors = copy_processors(config, tokenizer, [config.input_text])
-    answer = next(generate(load_model(ref, config.quantization), tokenizer, [chat], config, processors))
+    unwanted = [config.input_text] if config.must_change else None
+    answer = next(generate(load_model(ref, config.quantization), tokenizer, [chat], config, processors, unwanted))
     if answer.status == "too_long":
         raise UserError(f"--input_text has {answer.prompt_tokens} tokens: raise --max_prompt_tokens")
     if answer.status == "truncated":

@@ -156,6 +156,7 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     copy_bonus: float = setting(
         params.COPY_BONUS, "prefer the source's words by so many nats; learned from --train_file"
     )
+    must_change: bool = setting(False, "all texts are known to be biased: pass over a beam that is the text unchanged")
     train_file: str = setting(str(params.TRAIN_FILE), "pairs for --shots, --copy_bonus and --baseline delete")
     baseline: Literal["copy", "delete", "reference"] | None = setting(
         None, "no model: the source itself, the source without words learned from --train_file, the human rewriting"
@@ -164,6 +165,8 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     def __post_init__(self):
         if self.baseline and (self.base_model or self.adapter_model):
             raise ValueError(f"--baseline {self.baseline} uses no model: leave --base_model and --adapter_model out")
+        if self.must_change and self.num_beams == 1:
+            raise ValueError("--must_change chooses among beams: add --num_beams 4")
         if self.top_p != 1 and self.temperature == 0:
             raise ValueError(f"--top_p {self.top_p} has no effect on greedy decoding: add --temperature")
 

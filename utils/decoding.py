@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import torch
 
-# What is believed of a word before it is seen in training, and how many sightings that belief weighs. Words seen once
-# are kept 77 times in 100; the prior is lower, since what a rewriter removes is rarer than what stands around it.
-PRIOR_KEEP, PRIOR_WEIGHT = 0.65, 4.0
+# What is believed of a word before it is seen in training, and how many sightings that belief weighs. Of the words
+# that are seen once, 77 % are kept in 600 ParaDetox pairs, 73 % in the embedded pairs.
+PRIOR_KEEP, PRIOR_WEIGHT = 0.77, 4.0
 LOOK_AHEAD = 3  # source words after the current one that may come next: up to two may be dropped or replaced
 SKIP_FACTOR = 0.5  # a word further ahead gets half the bonus of the next one
 SEARCH = 8  # source tokens ahead in which a written token is looked for

@@ -100,7 +100,7 @@ TEMPERATURE = 0.0  # greedy
 TOP_P = 1.0
 NUM_BEAMS = 1
 SHOTS = 0
-COPY_BONUS = 0.0  # nats; 6 with 4 beams was best on real pairs with the embedded model (benchmarks/RESULTS.md)
+COPY_BONUS = 0.0  # nats; 4 with 4 beams was best on real pairs with the embedded model (benchmarks/RESULTS.md)
 
 # --- score.py and compare.py ---
 SCORERS = "meaning,overlap,facts,edits"
