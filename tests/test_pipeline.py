@@ -75,10 +75,10 @@ def test_merging_twice_does_nothing(trained, script):
 
 def test_infer_keeps_every_column_and_never_cuts_a_prompt(trained, script, tmp_path):
     source = tmp_path / "in.csv"
-    source.write_text('note,my text\nNA,"one, ""two"""\n,' + "long " * 60 + "\nnan,three\n")
+    source.write_text('note,my text\nNA,"one, ""two"""\n,' + "long " * 200 + "\nnan,three\n")
     output = tmp_path / "out.csv"
     flags = ["--input", source, "--input_column", "my text", "--output", output, "--max_new_tokens", "5"]
-    result = script(INFER, "--base_model", trained / "merged", *flags, "--max_prompt_tokens", "700")
+    result = script(INFER, "--base_model", trained / "merged", *flags, "--max_prompt_tokens", "900")
     assert result.returncode == 0, result.stderr
     frame = read_table(output)
     assert list(frame["note"]) == ["NA", "", "nan"] and frame["my text"][0] == 'one, "two"'

@@ -73,9 +73,9 @@ WARMUP_RATIO = 0.05
 WEIGHT_DECAY = 0.0
 OPTIMIZER = "adamw_torch"  # paged optimisers need CUDA; the paper's recipe sets one
 EPOCHS = 2.0  # a third pass over the embedded rows no longer lowers the validation loss
-BATCH_SIZE = 8  # rows in one forward pass: paragraphs of 150 tokens then stay under 5 GB on CPU
-EVAL_BATCH_SIZE = 16  # no gradients are kept, so twice as many fit
-GRADIENT_ACCUMULATION = 1
+BATCH_SIZE = 4  # rows in one forward pass: eight paragraphs of 150 tokens take more than 5 GB on CPU
+EVAL_BATCH_SIZE = 8  # no gradients are kept, so twice as many fit
+GRADIENT_ACCUMULATION = 2
 GROUP_BY_LENGTH = (
     True  # as in the paper's code: texts run from a clause to a paragraph, so padding is most of a mixed batch
 )
