@@ -90,7 +90,8 @@ def train(rows: int, seed: int) -> Path:
     if not (folder / "adapter").is_dir():
         stage(
             "training/train.py", "--input", WORK / f"train_{rows}.csv", "--output", folder / "adapter", "--seed", seed,
-            "--epochs", EPOCHS[rows], "--lr", LEARNING_RATE, "--batch_size", 16, "--gradient_accumulation", 1, "--validation_share", 60 / rows,
+            "--epochs", EPOCHS[rows], "--lr", LEARNING_RATE, "--validation_share", 60 / rows,
+            "--batch_size", 16, "--gradient_accumulation", 1,
         )  # fmt: skip
     if not (folder / "merged").is_dir():
         stage("training/merge.py", "--adapter_model", folder / "adapter", "--output", folder / "merged")
