@@ -6,22 +6,13 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from bitsandbytes.functional import _convert_weight_packed_for_cpu, dequantize_4bit
+from bitsandbytes.functional import _convert_weight_packed_for_cpu
 from bitsandbytes.nn import Linear4bit, modules
-from peft import LoraConfig, get_peft_model
 
+from tests.fourbit import float_twin, gradients, with_lora
 from utils.helpers import UserError
 from utils.likelihood import completion_loss, shared_prefix
 from utils.models import keep_trainable_layout, load_base, resolve
-
-
-def with_lora(model):
-    torch.manual_seed(1)
-    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # zero at the start, which would hide the gradient of lora_A
-            torch.nn.init.normal_(parameter, std=0.05)
-    return model
 
 
 def a_batch():
@@ -34,31 +25,14 @@ def a_batch():
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
-def gradients(model) -> torch.Tensor:
-    model.train()
-    model.zero_grad()
-    completion_loss(model, a_batch()).backward()
-    return torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
-
-
-def float_twin(quantised):
-    """The same model with its 4-bit weights written out, and the same adapter."""
-    twin = with_lora(load_base(quantised.ref, "none", {"compute_dtype": "float32"}, training=True))
-    twin.load_state_dict({k: v for k, v in quantised.state_dict().items() if "lora" in k}, strict=False)
-    weights = dict(quantised.named_modules())
-    for name, module in twin.named_modules():
-        source = weights.get(name)
-        if isinstance(source, Linear4bit):
-            module.weight.data = dequantize_4bit(source.weight.data, source.weight.quant_state).float()
-    return twin
+@pytest.fixture
+def ref(tiny_model):
+    return resolve(str(tiny_model))
 
 
 @pytest.fixture
-def quantised(tiny_model):
-    ref = resolve(str(tiny_model))
-    model = with_lora(load_base(ref, "nf4", {"compute_dtype": "float32"}, training=True))
-    model.ref = ref
-    return model
+def quantised(ref):
+    return with_lora(load_base(ref, "nf4", {"compute_dtype": "float32"}, training=True))
 
 
 def pack(model):
@@ -73,34 +47,34 @@ def pack(model):
     assert packed
 
 
-def test_gradients_of_4bit_weights_equal_those_of_the_float_twin(quantised):
-    assert F.cosine_similarity(gradients(quantised), gradients(float_twin(quantised)), dim=0) > 0.99
+def test_gradients_of_4bit_weights_equal_those_of_the_float_twin(quantised, ref):
+    wanted = gradients(float_twin(quantised, ref), a_batch())
+    assert F.cosine_similarity(gradients(quantised, a_batch()), wanted, dim=0) > 0.99
 
 
-def test_packed_weights_give_wrong_gradients_and_are_put_back(quantised):
+def test_packed_weights_give_wrong_gradients_and_are_put_back(quantised, ref):
     """The packed layout is planted here, so this fails without the repair on any CPU."""
-    wanted = gradients(float_twin(quantised))
+    wanted = gradients(float_twin(quantised, ref), a_batch())
     pack(quantised)
     try:
-        broken = F.cosine_similarity(gradients(quantised), wanted, dim=0)
+        broken = F.cosine_similarity(gradients(quantised, a_batch()), wanted, dim=0)
     except RuntimeError:  # the fused kernel does not exist on this CPU
         broken = torch.tensor(0.0)
     keep_trainable_layout(quantised)
-    assert F.cosine_similarity(gradients(quantised), wanted, dim=0) > 0.99 > broken
+    assert F.cosine_similarity(gradients(quantised, a_batch()), wanted, dim=0) > 0.99 > broken
 
 
-def test_an_evaluation_pass_does_not_repack(tiny_model, monkeypatch):
+def test_an_evaluation_pass_does_not_repack(ref, monkeypatch):
     """Modules are told that the CPU can repack, so this fails without the switch on any CPU."""
     monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
-    ref = resolve(str(tiny_model))
     model = with_lora(load_base(ref, "nf4", training=True))
-    model.ref = ref
     model.eval()
     with torch.no_grad():
         model(input_ids=a_batch()["input_ids"])
     states = [m.weight.quant_state for m in model.modules() if isinstance(m, Linear4bit)]
     assert states and not any(getattr(state, "packing_format_for_cpu", False) for state in states)
-    assert F.cosine_similarity(gradients(model), gradients(float_twin(model)), dim=0) > 0.99
+    wanted = gradients(float_twin(model, ref), a_batch())
+    assert F.cosine_similarity(gradients(model, a_batch()), wanted, dim=0) > 0.99
 
 
 @pytest.mark.parametrize("divisor", [None, 50])

@@ -42,56 +42,46 @@ def test_it_learns_to_rewrite(script, tmp_path):
 
 def test_gradients_before_and_after_an_evaluation_agree_with_the_float_twin():
     """The bitsandbytes trap on the real weights: NF4 with bf16 compute, a real batch, a real eval pass between."""
-    from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
-    from peft import LoraConfig, get_peft_model
+    from bitsandbytes.nn.modules import has_avx512bf16
 
-    from utils.likelihood import completion_loss
-    from utils.models import load_base, load_tokenizer, resolve
+    from tests.fourbit import float_twin, gradients, with_lora
+    from utils.models import keep_trainable_layout, load_base, load_tokenizer, resolve
     from utils.prompts import rewrite_messages
 
     ref = resolve("smollm2")
     tokenizer = load_tokenizer(ref, side="right")
-    rows = read_table(TRAIN_FILE, 4)
 
     def chat(row):
         turns = [*rewrite_messages(row.biased_text, "rewrite"), {"role": "assistant", "content": row.debiased_text}]
         return tokenizer.apply_chat_template(turns, tokenize=False)
 
-    batch = tokenizer([chat(row) for row in rows.itertuples()], padding=True, return_tensors="pt")
+    batch = tokenizer([chat(row) for row in read_table(TRAIN_FILE, 4).itertuples()], padding=True, return_tensors="pt")
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     labels[:, :90] = -100
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
-    def with_adapter(model):
-        torch.manual_seed(0)
-        model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)
-        return model.train()
+    quantised = with_lora(load_base(ref, "nf4", training=True))
+    wanted = gradients(float_twin(quantised, ref), inputs)
 
-    def gradient(model):
-        model.train()
-        model.zero_grad()
-        completion_loss(model, inputs).backward()
-        return torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
+    def cosine_after(evaluation: bool) -> float:
+        if evaluation:
+            quantised.eval()
+            with torch.no_grad():
+                quantised(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return F.cosine_similarity(gradients(quantised, inputs), wanted, dim=0).item()
 
-    quantised = with_adapter(load_base(ref, "nf4", training=True))
-    twin = with_adapter(load_base(ref, "none", {"compute_dtype": "float32"}, training=True))
-    packed = dict(quantised.named_modules())
-    for name, module in twin.named_modules():
-        if isinstance(packed.get(name), Linear4bit):
-            weight = packed[name].weight
-            module.weight.data = dequantize_4bit(weight.data, weight.quant_state).float()
-    wanted = gradient(twin)
-    before = F.cosine_similarity(gradient(quantised), wanted, dim=0).item()
-    quantised.eval()
-    with torch.no_grad():
-        quantised(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    after = F.cosine_similarity(gradient(quantised), wanted, dim=0).item()
-    print(f"cosine of all LoRA gradients with the float twin: {before:.4f} before, {after:.4f} after an evaluation")
-    assert before > 0.99 and after > 0.99
+    before, after = cosine_after(evaluation=False), cosine_after(evaluation=True)
+    for module in quantised.modules():  # what the library does by itself on this CPU
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = has_avx512bf16()
+    library = cosine_after(evaluation=True)
+    keep_trainable_layout(quantised)
+    repaired = cosine_after(evaluation=False)
+    print("cosine of all LoRA gradients with the float twin")
+    print(f"before an evaluation {before:.4f}, after it {after:.4f}, repaired after repacking {repaired:.4f}")
+    print(f"without the switch, after an evaluation {library:.4f} (this CPU repacks: {has_avx512bf16()})")
+    assert min(before, after, repaired) > 0.99
 
 
 def test_the_embedded_annotator_gives_labels_or_says_that_it_did_not(script, tmp_path):
