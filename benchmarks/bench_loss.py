@@ -3,7 +3,7 @@
     python benchmarks/bench_loss.py --quantization nf4
 
 Ways: the ordinary `model(labels=...)`; the loss of SFTTrainer as it comes (fused output layer, tiled on CPU); and
-`utils.likelihood.completion_loss`. Rows: the first 64 of the embedded training rows in batches of 16, LoRA on
+`utils.likelihood.completion_loss`. Rows: the first 32 of the embedded training rows in batches of 8, LoRA on
 all linear layers, forward and backward. The ways take turns, so that a slow moment of the machine hits all of them.
 """
 
@@ -63,7 +63,7 @@ def main() -> None:
         r=params.LORA_R, lora_alpha=params.LORA_ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     model = get_peft_model(load_base(ref, options.quantization, training=True), lora).train()
-    data, tokens = batches(tokenizer, 64, 16)
+    data, tokens = batches(tokenizer, 32, 8)
     plain_forward = model.get_base_model().forward
 
     def ordinary(batch):

@@ -11,7 +11,7 @@ def completion_loss(
 
     Two things are not computed twice or in vain. The tokens that all rows begin with (the instruction) are run once,
     with batch size one; gradients flow back through their keys and values. The output layer is applied to supervised
-    positions only, so the full logits are never in memory. Measured in benchmarks/RESULTS.md.
+    positions only, so the full logits are never in memory.
 
     Args:
         model: a causal LM, plain or with a LoRA adapter (not prompt learning, which adds positions of its own).
