@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils.data import write_table
 from utils.metrics import chrf, contains, is_copy, removed_words, words
 from utils.params import ROOT
-from utils.records import write_json
+from utils.records import whole_file
 from utils.report import markdown_table
 from utils.stats import paired_difference
 
@@ -98,6 +98,12 @@ def train(rows: int, seed: int) -> Path:
     return folder / "merged"
 
 
+def write_cell(path: Path, value: dict) -> None:
+    """One line: hundreds of numbers a file, kept in git."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
+
+
 def cell(name: str, *infer_flags) -> dict:
     """Rewrites the test rows, scores them, and keeps the figures; a finished cell is read back."""
     kept = RESULTS / f"{name}.json"
@@ -128,7 +134,7 @@ def cell(name: str, *infer_flags) -> dict:
     texts, marked = scored["generated_text"], scored["biased_words"].map(json.loads)
     scored["toxic_rows"] = [float(any(contains(t, w) for w in ws)) for t, ws in zip(texts, marked, strict=True)]
     per_row = {m: [None if v == "" else round(float(v), 4) for v in scored[m]] for m in MEASURES}
-    write_json(
+    write_cell(
         kept, {"name": name, "flags": [str(f).replace(f"{ROOT}/", "") for f in infer_flags], "per_row": per_row}
     )
     return json.loads(kept.read_text())

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import AnnotateConfig, GenerationConfig
-from utils.data import content_id, make_room, read_table, require_columns, with_ids, write_table
+from utils.data import make_room, read_table, require_columns, row_keys, with_ids, write_table
 from utils.helpers import UserError, describe, parse_config, run_stage, set_seed
 from utils.prompts import Annotation, annotate_messages, parse_annotation
 from utils.records import Progress, file_sha256, finish_record, start_record
@@ -187,7 +187,7 @@ def main(config: AnnotateConfig) -> int:
     )
 
     texts = list(frame[config.input_column])
-    keys = [content_id(row_id, text) for row_id, text in zip(frame["id"], texts, strict=True)]
+    keys = row_keys(frame, config.input_column)
     missing = [
         (k, t) for k, t in zip(keys, texts, strict=True) if progress.done.get(k, API_ERROR)["status"] == "api_error"
     ]

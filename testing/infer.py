@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import GenerationConfig, InferConfig
-from utils.data import content_id, make_room, read_pairs, read_table, require_columns, with_ids, write_table
+from utils.data import content_id, make_room, read_pairs, read_table, require_columns, row_keys, with_ids, write_table
 from utils.helpers import UserError, as_switch, describe, parse_config, run_stage, set_seed
 from utils.metrics import delete_words, removed_words
 from utils.models import ModelRef, load_model, load_tokenizer, model_record, resolve
@@ -153,7 +153,7 @@ def main(config: InferConfig) -> None:
     name = "stdin" if config.input == "-" else Path(config.input).stem
     record = start_record(config, [] if config.input == "-" else [Path(config.input)])
     texts = list(frame[config.input_column])
-    keys = [content_id(row_id, text) for row_id, text in zip(frame["id"], texts, strict=True)]
+    keys = row_keys(frame, config.input_column)
     if config.baseline:
         output = output_path(config, f"{name}_{config.baseline}")
         answers = [{"text": text, "status": "ok"} for text in baseline_answers(config, frame)]

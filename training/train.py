@@ -197,9 +197,8 @@ def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokeniz
         peft_config=adapter_config(config),
         callbacks=[EarlyStoppingCallback(config.patience)] if config.patience else None,
     )
-    if (
-        trainer.args.fp16
-    ):  # the library keeps adapters of quantised models in bf16, which a float16 scaler cannot unscale
+    if trainer.args.fp16:
+        # the library keeps adapters of quantised models in bf16, which a float16 scaler cannot unscale
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()

@@ -135,6 +135,11 @@ def with_ids(frame: pd.DataFrame, text_column: str) -> pd.DataFrame:
     return frame
 
 
+def row_keys(frame: pd.DataFrame, text_column: str) -> list[str]:
+    """What a finished row is remembered by: its id and its text, so that an edited text is not taken for done."""
+    return [content_id(row_id, text) for row_id, text in zip(frame["id"], frame[text_column], strict=True)]
+
+
 def make_room(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Renames input columns that a stage is about to write: `status` becomes `input_status`. Nothing is lost."""
     return frame.rename(columns={name: f"input_{name}" for name in columns if name in frame.columns})

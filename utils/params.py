@@ -76,9 +76,7 @@ EPOCHS = 2.0  # a third pass over the embedded rows no longer lowers the validat
 BATCH_SIZE = 4  # rows in one forward pass: eight paragraphs of 150 tokens take more than 5 GB on CPU
 EVAL_BATCH_SIZE = 8  # no gradients are kept, so twice as many fit
 GRADIENT_ACCUMULATION = 2
-GROUP_BY_LENGTH = (
-    True  # as in the paper's code: texts run from a clause to a paragraph, so padding is most of a mixed batch
-)
+GROUP_BY_LENGTH = True  # as in the paper's code: in a mixed batch of clauses and paragraphs most is padding
 MAX_GRAD_NORM = 1.0
 MAX_LENGTH = 1024  # tokens of prompt and completion together; longer rows are dropped and counted, never cut
 VALIDATION_SHARE = 0.1
