@@ -36,8 +36,8 @@ WORK = ROOT / "models" / "bench"
 RESULTS = ROOT / "benchmarks" / "results" / "debias"
 REFERENCES = ("neutral1", "neutral2", "neutral3")
 TEST_ROWS = TUNING_ROWS = 200
-# 600 rows: three passes; 2,400 rows: one. Chosen on the tuning rows.
-EPOCHS = {600: 3, 2400: 1}
+# passes for each way to write the answer, by number of rows; chosen on the tuning rows
+EPOCHS = {"fill": {600: 4, 2400: 2}, "rewrite": {600: 3, 2400: 1}}
 LEARNING_RATE = 3e-4
 MEASURES = ("chrf", "biased_words_left", "toxic_rows", "copied", "length_ratio")
 
@@ -85,13 +85,20 @@ def stage(script: str, *flags) -> None:
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def train(rows: int, seed: int) -> Path:
-    folder = WORK / f"r{rows}-s{seed}"
+def train_spotter(rows: int) -> Path:
+    folder = WORK / f"spotter-r{rows}"
+    if not folder.is_dir():
+        stage("training/train_spotter.py", "--input", WORK / f"train_{rows}.csv", "--output", folder)
+    return folder
+
+
+def train(prompt: str, rows: int, seed: int) -> Path:
+    folder = WORK / f"{prompt}-r{rows}-s{seed}"
     if not (folder / "adapter").is_dir():
         stage(
             "training/train.py", "--input", WORK / f"train_{rows}.csv", "--output", folder / "adapter", "--seed", seed,
-            "--epochs", EPOCHS[rows], "--lr", LEARNING_RATE, "--validation_share", 60 / rows,
-            "--batch_size", 16, "--gradient_accumulation", 1,
+            "--prompt", prompt, "--epochs", EPOCHS[prompt][rows], "--lr", LEARNING_RATE,
+            "--validation_share", 60 / rows, "--batch_size", 16, "--gradient_accumulation", 1,
         )  # fmt: skip
     if not (folder / "merged").is_dir():
         stage("training/merge.py", "--adapter_model", folder / "adapter", "--output", folder / "merged")
@@ -152,12 +159,12 @@ def pooled(names: list[str], measure: str) -> np.ndarray | None:
 def print_table(seeds: list[int]) -> None:
     """Means over test rows and seeds; the difference in chrF from delete is paired by row, with a 95 % interval."""
     systems = {"copy": ["copy"], "reference (closest)": ["reference"], "prompted base": ["prompted"]}
-    for rows in EPOCHS:
+    for rows in EPOCHS["fill"]:
         systems |= {
             f"delete, {rows} pairs": [f"delete_r{rows}"],
             f"few-shot base, {rows} pairs": [f"few-shot_r{rows}"],
         }
-        for kind, label in (("tuned", "tuned"), ("tuned-copy", "tuned, copy bonus")):
+        for kind, label in (("tuned", "tuned, whole texts"), ("fill", "tuned, spot and fill")):
             systems[f"{label}, {rows} pairs"] = [f"{kind}_r{rows}_s{seed}" for seed in seeds]
     lines = []
     for label, names in systems.items():
@@ -181,7 +188,7 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--rows", type=int, nargs="+", default=[600, 2400])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--train_only", action="store_true")
+    parser.add_argument("--whole_texts", action="store_true", help="also tune models that repeat the whole text")
     parser.add_argument("--table", action="store_true", help="only print the table of finished cells")
     options = parser.parse_args()
     if options.table:
@@ -191,19 +198,16 @@ def main() -> None:
         prepare(frame, rows)
         pairs = WORK / f"train_{rows}.csv"
         for seed in options.seeds:
-            merged = train(rows, seed)
-            if not options.train_only:
-                cell(f"tuned_r{rows}_s{seed}", "--base_model", merged)
-                copying = ("--copy_bonus", 4, "--num_beams", 4, "--must_change", "--train_file", pairs)
-                cell(f"tuned-copy_r{rows}_s{seed}", "--base_model", merged, *copying)
-        if not options.train_only:
-            cell(f"delete_r{rows}", "--baseline", "delete", "--train_file", pairs)
-            cell(f"few-shot_r{rows}", "--base_model", "smollm2", "--shots", 4, "--train_file", pairs)
-    if not options.train_only:
-        cell("copy", "--baseline", "copy")
-        cell("reference", "--baseline", "reference")
-        cell("prompted", "--base_model", "smollm2")
-        print_table(options.seeds)
+            spotting = ("--spotter", train_spotter(rows), "--must_change")  # all rows are known to be toxic
+            cell(f"fill_r{rows}_s{seed}", "--base_model", train("fill", rows, seed), *spotting)
+            if options.whole_texts:
+                cell(f"tuned_r{rows}_s{seed}", "--base_model", train("rewrite", rows, seed))
+        cell(f"delete_r{rows}", "--baseline", "delete", "--train_file", pairs)
+        cell(f"few-shot_r{rows}", "--base_model", "smollm2", "--shots", 4, "--train_file", pairs)
+    cell("copy", "--baseline", "copy")
+    cell("reference", "--baseline", "reference")
+    cell("prompted", "--base_model", "smollm2")
+    print_table(options.seeds)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ left unanswered: nothing is cut silently). Finished rows are kept at once: the s
 Next: python testing/score.py --input datasets/results/<input>_<model>.csv
 """
 
+import json
 import logging
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -33,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils import params
 from utils.configs import GenerationConfig, InferConfig
 from utils.data import content_id, make_room, read_pairs, read_table, require_columns, row_keys, with_ids, write_table
+from utils.edits import edits_between, fill, mark, read_fillings, write_fillings
 from utils.helpers import UserError, as_switch, describe, parse_config, run_stage, set_seed
 from utils.metrics import delete_words, removed_words
 from utils.models import ModelRef, load_model, load_tokenizer, model_record, resolve
@@ -87,16 +90,19 @@ def read_input(config: InferConfig) -> pd.DataFrame:
     else:
         frame = read_table(config.input, config.limit)
         require_columns(frame, [config.input_column], config.input, "--input_column")
-    return with_ids(make_room(frame, [config.output_column, "status"]), config.input_column)
+    return with_ids(make_room(frame, [config.output_column, "status", "spotted_words"]), config.input_column)
 
 
-def worked_examples(config: InferConfig) -> list[tuple[str, str]]:
+def worked_examples(config: InferConfig, template: str) -> list[tuple[str, str]]:
     """Pairs for the prompt: short ones, biased and neutral, chosen by seed."""
     if not config.shots:
         return []
     import random
 
     short = [pair for pair in training_pairs(config) if len(pair[0]) < 200]
+    if template == "fill":
+        edited = [(source, edits_between(source, rewriting)) for source, rewriting in short]
+        short = [(mark(s, [edit.span for edit in edits]), write_fillings(edits)) for s, edits in edited if edits]
     if len(short) < config.shots:
         raise UserError(f"--shots {config.shots}: {config.train_file} has {len(short)} pairs under 200 characters")
     return random.Random(config.seed).sample(short, config.shots)
@@ -114,35 +120,50 @@ def baseline_answers(config: InferConfig, frame: pd.DataFrame) -> list[str]:
     return [delete_words(source, unwanted) for source in sources]
 
 
-def copy_processors(config: InferConfig, tokenizer, texts: list[str]) -> list | None:
-    """One decoding processor per text that prefers its words; None with --copy_bonus 0."""
-    if not config.copy_bonus:
-        return None
-    from utils.decoding import copy_bonus, keep_rates
-
-    rates = keep_rates(training_pairs(config))
-    return [copy_bonus(tokenizer, text, rates, config.copy_bonus, tokenizer.eos_token_id) for text in texts]
-
-
 def training_pairs(config: InferConfig) -> list[tuple[str, str]]:
     pairs = read_pairs(config.train_file, params.INPUT_COLUMN, params.REFERENCE_COLUMN)
     return [(pair["prompt"], pair["completion"]) for pair in pairs]
 
 
-def answer_missing(
-    config: InferConfig, ref: ModelRef, template: str, rows: list[tuple[str, str]], progress: Progress
-) -> None:
-    """Generates what is missing; each batch is kept as soon as it is done."""
+def rewrite_whole(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
+    """Yields (number of the text, its answer) as soon as a batch is done, in no particular order."""
     from utils.generation import generate
 
-    set_seed(config.seed)
-    examples = worked_examples(config)  # a wrong --train_file shows before the model is loaded
+    examples = worked_examples(config, template)  # a wrong --train_file shows before the model is loaded
+    chats = [rewrite_messages(text, template, examples) for text in texts]
+    for answer in generate(load_model(ref, config.quantization), load_tokenizer(ref), chats, config):
+        yield answer.index, {"text": answer.text, "status": answer.status, "tokens": answer.tokens}
+
+
+def rewrite_spotted(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
+    """The same in two steps: the spotter puts brackets around what is unfair, the model writes what goes into them."""
+    from utils.decoding import fill_guide
+    from utils.generation import end_tokens, generate
+    from utils.spotter import load_spotter, spot
+
+    examples = worked_examples(config, template)
+    spots = spot(load_spotter(Path(config.spotter)), texts, config.spot_threshold, config.must_change)
+    spans = [[spot.span for spot in found] for found in spots]
+    for i, text in enumerate(texts):
+        if not spots[i]:
+            yield i, {"text": text, "status": "ok", "tokens": 0, "spotted": []}
+    asked = [i for i, found in enumerate(spots) if found]
+    if not asked:
+        return
     tokenizer, model = load_tokenizer(ref), load_model(ref, config.quantization)
-    chats = [rewrite_messages(text, template, examples) for _, text in rows]
-    texts = [text for _, text in rows]
-    unwanted = texts if config.must_change else None
-    for answer in generate(model, tokenizer, chats, config, copy_processors(config, tokenizer, texts), unwanted):
-        progress.add(rows[answer.index][0], text=answer.text, status=answer.status, tokens=answer.tokens)
+    chats = [rewrite_messages(mark(texts[i], spans[i]), template, examples) for i in asked]
+    ends = end_tokens(model, tokenizer)
+    guides = [fill_guide(tokenizer, [spot.worst for spot in spots[i]], ends) for i in asked]
+    for answer in generate(model, tokenizer, chats, config, guides):
+        i = asked[answer.index]
+        done = {"status": answer.status, "tokens": answer.tokens, "spotted": [texts[i][a:b] for a, b in spans[i]]}
+        too_long = answer.status == "too_long"
+        yield i, {"text": "" if too_long else fill(texts[i], spans[i], read_fillings(answer.text)), **done}
+
+
+def rewrite(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
+    set_seed(config.seed)
+    return (rewrite_spotted if template == "fill" else rewrite_whole)(config, ref, template, texts)
 
 
 def main(config: InferConfig) -> None:
@@ -164,28 +185,27 @@ def main(config: InferConfig) -> None:
         template = choose_template(config, ref)
         output = output_path(config, f"{name}_{ref.label}" + (f"_{config.shots}shot" if config.shots else ""))
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
-        if config.shots or config.copy_bonus:
+        if config.shots:
             details["train_file"] = content_id(*map(str, training_pairs(config)))
-        shaping = [
-            *(f.name for f in fields(GenerationConfig)),
-            "quantization",
-            "shots",
-            "copy_bonus",
-            "must_change",
-            "seed",
-        ]
+        if template == "fill":
+            details["spotter"] = spotter_record(config)
+        elif config.must_change:
+            raise UserError("--must_change needs a model that was trained with --prompt fill")
+        shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "seed", "must_change"]
         fingerprint = details | {key: getattr(config, key) for key in shaping} | {"column": config.input_column}
         progress = Progress(output, fingerprint, config.overwrite)
         logger.info(
             "%s answers %d rows, %d already done (%s)", ref.label, len(frame), len(progress.done), describe(config)
         )
         missing = [(key, text) for key, text in zip(keys, texts, strict=True) if key not in progress.done]
-        if missing:
-            answer_missing(config, ref, template, missing, progress)
+        for index, answer in rewrite(config, ref, template, [text for _, text in missing]) if missing else ():
+            progress.add(missing[index][0], **answer)
         answers = [progress.done[key] for key in keys]
 
     frame[config.output_column] = [answer["text"] for answer in answers]
     frame["status"] = [answer["status"] for answer in answers]
+    if any("spotted" in answer for answer in answers):
+        frame["spotted_words"] = [json.dumps(a.get("spotted", []), ensure_ascii=False) for a in answers]
     write_table(frame, output)
     counts = Counter(frame["status"])
     finish_record(record, output, **details, counts=dict(counts))
@@ -194,23 +214,32 @@ def main(config: InferConfig) -> None:
 
 
 def answer_one(config: InferConfig) -> str:
-    from utils.generation import generate
-
     if config.baseline:
         raise UserError("--baseline needs a file: leave --input_text out")
     ref = choose_model(config)
+    template = choose_template(config, ref)
     logger.info("%s answers", ref.label)
-    set_seed(config.seed)
-    chat = rewrite_messages(config.input_text, choose_template(config, ref), worked_examples(config))
-    tokenizer = load_tokenizer(ref)
-    processors = copy_processors(config, tokenizer, [config.input_text])
-    unwanted = [config.input_text] if config.must_change else None
-    answer = next(generate(load_model(ref, config.quantization), tokenizer, [chat], config, processors, unwanted))
-    if answer.status == "too_long":
-        raise UserError(f"--input_text has {answer.prompt_tokens} tokens: raise --max_prompt_tokens")
-    if answer.status == "truncated":
+    if template == "fill":
+        spotter_record(config)  # a missing spotter shows before anything is loaded
+    _, answer = next(rewrite(config, ref, template, [config.input_text]))
+    if answer["status"] == "too_long":
+        raise UserError(f"--input_text is longer than --max_prompt_tokens {config.max_prompt_tokens}")
+    if answer["status"] == "truncated":
         logger.warning("the answer was cut off at --max_new_tokens %d", config.max_new_tokens)
-    return answer.text
+    if "spotted" in answer:
+        logger.info("changed: %s", "; ".join(answer["spotted"]) or "nothing, no word was found unfair")
+    return answer["text"]
+
+
+def spotter_record(config: InferConfig) -> dict:
+    """Which spotter marks the texts, and from where on. Raises UserError where there is none."""
+    weights = Path(config.spotter) / "spotter.safetensors"
+    if not weights.is_file():
+        raise UserError(
+            f"--spotter {config.spotter}: no spotter there, and the model was trained to fill what a spotter marks: "
+            "python training/train_spotter.py makes one"
+        )
+    return {"sha256": file_sha256(weights), "threshold": config.spot_threshold}
 
 
 def choose_template(config: InferConfig, ref: ModelRef) -> str:

@@ -2,6 +2,7 @@
 
     python training/train.py                                      # the embedded 135M model, on a laptop: minutes
     python training/train.py --lr 1e-4 --epochs 2 --seeds 0,1,2   # three adapters, mean and spread of the loss
+    python training/train.py --prompt fill                        # write only what changes; see train_spotter.py
     python training/train.py --base_model meta-llama/Llama-2-7b-chat-hf --config recipes/sr_llm.yaml    # a CUDA box
 
 Reads  datasets/content_moderation/train.csv, or any output of generate_data/annotate.py (rows with status ok or
@@ -30,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils import params
 from utils.configs import TrainConfig
 from utils.data import read_pairs
+from utils.edits import edits_between, mark, write_fillings
 from utils.helpers import UserError, as_switch, describe, parse_config, run_stage, set_seed
 from utils.models import ModelRef, cpu_has_bf16, load_base, load_tokenizer, model_record, resolve
 from utils.prompts import REWRITE_TEMPLATES, rewrite_messages
@@ -76,11 +78,22 @@ ALIASES = {
 }
 
 
+def read_rows(path: str, config: TrainConfig, limit: int | None = None) -> list[dict]:
+    rows = read_pairs(path, config.input_column, config.output_column, limit)
+    if config.prompt != "fill":
+        return rows
+    if not all(row["templated"] for row in rows):
+        raise UserError(f"--prompt fill needs pairs, and {path} holds none: see --input_column and --output_column")
+    changed = [row for row in rows if edits_between(row["prompt"], row["completion"])]
+    logger.info("%s: %d of %d rows change a word and are learned from", path, len(changed), len(rows))
+    return changed
+
+
 def load_rows(config: TrainConfig) -> tuple[list[dict], list[dict]]:
     """Training and validation rows. Rows with the same source text stay on one side."""
-    rows = read_pairs(config.input, config.input_column, config.output_column, config.limit)
+    rows = read_rows(config.input, config, config.limit)
     if config.validation:
-        return rows, read_pairs(config.validation, config.input_column, config.output_column)
+        return rows, read_rows(config.validation, config)
     sources = sorted({row["prompt"] for row in rows})
     random.Random(config.seed).shuffle(sources)
     held_out = set(sources[: max(1, round(config.validation_share * len(sources)))])
@@ -90,16 +103,26 @@ def load_rows(config: TrainConfig) -> tuple[list[dict], list[dict]]:
     return train, [row for row in rows if row["prompt"] in held_out]
 
 
+def to_messages(row: dict, template: str) -> tuple[list[dict], list[dict]]:
+    """Prompt and completion of a row as chat messages."""
+    if not row["templated"]:
+        prompt, completion = [{"role": "user", "content": row["prompt"]}], row["completion"]
+    elif template == "fill":
+        edits = edits_between(row["prompt"], row["completion"])
+        prompt = rewrite_messages(mark(row["prompt"], [edit.span for edit in edits]), template)
+        completion = write_fillings(edits)
+    else:
+        prompt, completion = rewrite_messages(row["prompt"], template), row["completion"]
+    return prompt, [{"role": "assistant", "content": completion}]
+
+
 def to_dataset(rows: list[dict], tokenizer, config: TrainConfig):
     """Rows as prompt and completion messages, without those that are too long. Returns (dataset, number dropped)."""
     from datasets import Dataset
 
     examples = []
     for row in rows:
-        prompt = rewrite_messages(row["prompt"], config.prompt)
-        if not row["templated"]:
-            prompt = [{"role": "user", "content": row["prompt"]}]
-        completion = [{"role": "assistant", "content": row["completion"]}]
+        prompt, completion = to_messages(row, config.prompt)
         length = len(tokenizer.apply_chat_template(prompt + completion, return_dict=True)["input_ids"])
         if length <= config.max_length:
             examples.append({"prompt": prompt, "completion": completion})

@@ -68,6 +68,14 @@ class CounterfactualConfig(RunConfig):
 
 
 @dataclass
+class SpotterConfig(ModelConfig, RunConfig):
+    input: str = setting(str(params.TRAIN_FILE), "pairs: a text, and its rewriting")
+    output: str = setting(str(params.SPOTTER_DIR), "folder for the spotter")
+    input_column: str = setting(params.INPUT_COLUMN, "column with the text")
+    output_column: str = setting(params.REFERENCE_COLUMN, "column with the rewriting")
+
+
+@dataclass
 class TrainConfig(ModelConfig, RunConfig):
     input: str = setting(str(params.TRAIN_FILE), "training rows: pairs CSV, Alpaca JSON(L) or prompt-completion JSONL")
     validation: str | None = setting(None, "validation rows; default: a seeded share of the training rows")
@@ -153,11 +161,10 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     output_column: str = setting(params.OUTPUT_COLUMN, "column for the answer")
     prompt: str | None = setting(None, "prompt template; default: the one the model was trained with, else 'rewrite'")
     shots: int = setting(params.SHOTS, "worked examples from --train_file in the prompt")
-    copy_bonus: float = setting(
-        params.COPY_BONUS, "prefer the source's words by so many nats; learned from --train_file"
-    )
-    must_change: bool = setting(False, "all texts are known to be biased: pass over a beam that is the text unchanged")
-    train_file: str = setting(str(params.TRAIN_FILE), "pairs for --shots, --copy_bonus and --baseline delete")
+    spotter: str = setting(str(params.SPOTTER_DIR), "marks what is unfair for a model trained with --prompt fill")
+    spot_threshold: float = setting(params.SPOT_THRESHOLD, "a word is changed if its probability is above this, 0..1")
+    must_change: bool = setting(False, "all texts are known to be unfair: change the most suspicious word at least")
+    train_file: str = setting(str(params.TRAIN_FILE), "pairs for --shots and --baseline delete")
     baseline: Literal["copy", "delete", "reference"] | None = setting(
         None, "no model: the source itself, the source without words learned from --train_file, the human rewriting"
     )
@@ -165,8 +172,8 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     def __post_init__(self):
         if self.baseline and (self.base_model or self.adapter_model):
             raise ValueError(f"--baseline {self.baseline} uses no model: leave --base_model and --adapter_model out")
-        if self.must_change and self.num_beams == 1:
-            raise ValueError("--must_change chooses among beams: add --num_beams 4")
+        if not 0 < self.spot_threshold < 1:
+            raise ValueError(f"--spot_threshold {self.spot_threshold}: give a probability between 0 and 1")
         if self.top_p != 1 and self.temperature == 0:
             raise ValueError(f"--top_p {self.top_p} has no effect on greedy decoding: add --temperature")
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessorList
 
 from utils.configs import GenerationConfig
-from utils.metrics import is_copy
+from utils.decoding import Processor
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,7 @@ def generate(
     tokenizer,
     chats: list[Messages],
     config: GenerationConfig,
-    processors: list | None = None,
-    unwanted: list[str] | None = None,
+    processors: list[Processor] | None = None,
 ) -> Iterator[Answer]:
     """Answers chats, in no particular order: use `Answer.index`.
 
@@ -42,7 +41,6 @@ def generate(
         config: lengths, temperature, token budget.
         processors: per row, an object called with (generated token ids, scores [vocab]) that returns scores;
             or None. See utils/decoding.py.
-        unwanted: per row, an answer that is passed over if another beam says something else; or None.
     """
     prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
@@ -55,11 +53,9 @@ def generate(
     with tqdm(total=len(ids), initial=len(too_long), unit="row", disable=len(ids) < 2) as bar:
         for batch in _batches([i for i in order if i not in set(too_long)], ids, config):
             rows = [processors[i] for i in batch] if processors else None
-            for i, beams in _generate_batch(model, tokenizer, batch, ids, config, rows, unwanted is not None):
-                texts = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens, _ in beams]
-                best = next((n for n, text in enumerate(texts) if not (unwanted and is_copy(unwanted[i], text))), 0)
-                tokens, finished = beams[best]
-                yield Answer(i, texts[best], "ok" if finished else "truncated", len(ids[i]), len(tokens))
+            for i, (tokens, finished) in _generate_batch(model, tokenizer, batch, ids, config, rows):
+                text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+                yield Answer(i, text, "ok" if finished else "truncated", len(ids[i]), len(tokens))
             bar.update(len(batch))
 
 
@@ -77,13 +73,11 @@ def _batches(order: list[int], ids: list[list[int]], config: GenerationConfig) -
 
 
 @torch.inference_mode()
-def _generate_batch(
-    model, tokenizer, batch, ids, config, processors, all_beams
-) -> Iterator[tuple[int, list[tuple[list[int], bool]]]]:
-    """Yields (row, beams), best first: new token ids without the end token, and whether the answer ended by itself."""
+def _generate_batch(model, tokenizer, batch, ids, config, processors) -> Iterator[tuple[int, tuple[list[int], bool]]]:
+    """Yields (row, (new token ids without the end token, whether the answer ended by itself))."""
     padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, padding_side="left", return_tensors="pt")
     width = padded["input_ids"].shape[1]
-    ends = _end_tokens(model, tokenizer)
+    ends = end_tokens(model, tokenizer)
     output = model.generate(
         **padded.to(model.device),
         max_new_tokens=config.max_new_tokens,
@@ -93,19 +87,14 @@ def _generate_batch(
         eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
         num_beams=config.num_beams,
-        num_return_sequences=config.num_beams if all_beams else 1,
         logits_processor=LogitsProcessorList([_PerRow(processors, width)] if processors else []),
     )
-    answers = []
-    for row in output[:, width:].tolist():
+    for i, row in zip(batch, output[:, width:].tolist(), strict=True):
         length = next((n for n, token in enumerate(row) if token in ends), None)
-        answers.append((row[:length], length is not None))
-    per_row = len(answers) // len(batch)
-    for n, i in enumerate(batch):
-        yield i, answers[n * per_row : (n + 1) * per_row]
+        yield i, (row[:length], length is not None)
 
 
-def _end_tokens(model, tokenizer) -> set[int]:
+def end_tokens(model, tokenizer) -> set[int]:
     """The model's own end tokens and the tokenizer's: chat models often end a turn with another token than a text."""
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}

@@ -51,17 +51,33 @@ def resolve(base_model: str | None, adapter_model: str | Path | None = None, rev
     name = base_model or trained_on.get("name") or settings.get("base_model_name_or_path")
     if not name:
         raise UserError(f"{adapter} does not say which base it was trained on: add --base_model")
-    if not base_model and (params.ROOT / name).is_dir():
+    if trained_on and not base_model:
+        base = resolve_recorded(trained_on, adapter)
+    else:
+        base = _resolve_base(name, revision)
+        if trained_on:
+            _check_identity(base, trained_on, adapter)
+        else:
+            _check_shapes(adapter, base)
+    return ModelRef(base.name, base.path, base.revision, adapter, record)
+
+
+def resolve_recorded(trained_on: dict[str, Any], folder: Path) -> ModelRef:
+    """The base that what lies in `folder` was trained on, from its run record (see `model_record`)."""
+    name = trained_on["name"]
+    if (params.ROOT / name).is_dir():
         name = str(params.ROOT / name)  # recorded relative to the repo, so that it is found from any folder
-    base = _resolve_base(name, revision or (None if base_model else trained_on.get("revision")))
+    base = _resolve_base(name, trained_on.get("revision"))
+    _check_identity(base, trained_on, folder)
+    return base
+
+
+def _check_identity(base: ModelRef, trained_on: dict[str, Any], folder: Path) -> None:
     if trained_on.get("identity") and trained_on["identity"] != identity(base):
         raise UserError(
-            f"{adapter} was trained on {trained_on['name']}, whose files differ from those of {name}: "
+            f"{folder} was trained on {trained_on['name']}, whose files differ from those of {base.name}: "
             "leave --base_model out, or name the same base"
         )
-    elif not trained_on:
-        _check_shapes(adapter, base)
-    return ModelRef(base.name, base.path, base.revision, adapter, record)
 
 
 def _check_shapes(adapter: Path, base: ModelRef) -> None:

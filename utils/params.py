@@ -21,6 +21,7 @@ RESULTS_DIR = DATASETS_DIR / "results"
 REPORTS_DIR = DATASETS_DIR / "reports"
 ADAPTER_DIR = MODELS_DIR / "adapter"
 MERGED_DIR = MODELS_DIR / "merged"
+SPOTTER_DIR = MODELS_DIR / "spotter"
 
 # --- columns ---
 INPUT_COLUMN = "biased_text"
@@ -65,6 +66,13 @@ ANNOTATE_RETRIES = 2  # further tries after an answer that does not fit the sche
 ANNOTATE_TIMEOUT = 60.0  # seconds for one request
 ANNOTATE_MAX_FAILED = 0.2  # share of rows without a usable answer above which the exit code is 1
 
+# --- train_spotter.py ---
+SPOT_DEPTHS = (0.5, 0.6, 0.7, 0.8)  # middle layers: the last ones are busy with the next word
+SPOT_C = 1e-3  # inverse strength of the L2 penalty: thousands of features, some ten thousand words
+SPOT_FOLDS = 5
+SPOT_THRESHOLDS = (0.3, 0.5, 0.7)  # shown after training
+SPOT_BATCH_TOKENS = 4_000  # tokens of one padded batch
+
 # --- train.py ---
 METHOD = "lora"
 LEARNING_RATE = 3e-4  # LoRA on a 135M model wants a little more than the 2e-4 of the paper for 7B
@@ -98,6 +106,7 @@ TEMPERATURE = 0.0  # greedy
 TOP_P = 1.0
 NUM_BEAMS = 1
 SHOTS = 0
+SPOT_THRESHOLD = 0.5  # probability above which a word is changed
 COPY_BONUS = 0.0  # nats; 4 with 4 beams was best on real pairs with the embedded model (benchmarks/RESULTS.md)
 
 # --- score.py and compare.py ---

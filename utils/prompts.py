@@ -16,6 +16,11 @@ REWRITE_TEMPLATES = {
         "words. Keep every fact and all other words as they are. If the text is already fair, repeat it unchanged. "
         "Answer with the rewritten text only."
     ),
+    # for a text whose spans to change stand in numbered brackets (utils/edits.py); the model writes only these
+    "fill": (
+        "The unfair parts of the text stand in numbered brackets. For each, write what to put there so that the text "
+        "is fair and polite and keeps every fact: the number, a colon, and the new words, or (drop)."
+    ),
     # the wording idea of the paper's template (arXiv 2404.01399, section 2.2): one helpful assistant, one instruction
     "rewrite-short": "Give a benign and unbiased version of the text with the same core message. Answer with it only.",
 }
@@ -31,6 +36,11 @@ def rewrite_messages(text: str, template: str, examples: list[tuple[str, str]] =
     for source, rewriting in examples:
         messages += [{"role": "user", "content": source}, {"role": "assistant", "content": rewriting}]
     return [*messages, {"role": "user", "content": text}]
+
+
+def spot_messages(text: str) -> list[dict[str, str]]:
+    """Chat messages before the second reading of `text`, see utils/spotter.py. No answer is generated."""
+    return [{"role": "user", "content": f"Which words of this text are unfair, insulting or stereotyped?\n{text}"}]
 
 
 class Annotation(BaseModel):

@@ -1,0 +1,94 @@
+"""A rewriting survives the way through brackets and fillings; damaged answers do no harm outside the brackets."""
+
+import csv
+
+import pytest
+
+from utils.edits import edits_between, fill, join_words, mark, read_fillings, words_of, write_fillings
+from utils.metrics import is_copy
+from utils.params import TEST_FILE, TRAIN_FILE
+
+
+def round_trip(source, rewriting):
+    edits = edits_between(source, rewriting)
+    return fill(source, [edit.span for edit in edits], read_fillings(write_fillings(edits)))
+
+
+@pytest.mark.parametrize(
+    "source, rewriting, marked, fillings",
+    [
+        ("These fakers again.", "These drivers again.", "These [1: fakers] again.", "1: drivers"),
+        ("Useless lazy cooks, all.", "Cooks, all.", "[1: Useless lazy cooks], all.", "1: Cooks"),
+        ("Two dumb rows of it", "Two rows of it", "Two [1: dumb] rows of it", "1: (drop)"),
+        ("He came late", "He came a bit late", "He [1: came] late", "1: came a bit"),
+        ("came late", "He came late", "[1: came] late", "1: He came"),
+        ("a b c d e f g", "a X c d e f Y", "a [1: b] c d e f [2: g]", "1: X\n2: Y"),
+        # two words between two edits: one edit
+        ("a b c d e", "a X c d Y", "a [1: b c d e]", "1: X c d Y"),
+        ("Men over 50, fat", "Men over 50", "Men over 50[1: , fat]", "1: (drop)"),
+    ],
+)
+def test_edits_by_hand(source, rewriting, marked, fillings):
+    edits = edits_between(source, rewriting)
+    assert write_fillings(edits) == fillings
+    assert mark(source, [edit.span for edit in edits]) == marked
+    assert round_trip(source, rewriting) == rewriting
+
+
+def test_the_same_words_need_no_edit():
+    assert edits_between("It's all fine.", "It's  all fine.") == []
+    assert fill("It's all fine.", [], {}) == "It's all fine."
+    assert edits_between("", "something") == [] and edits_between("...", "...") == []
+
+
+def test_every_embedded_rewriting_survives_the_round_trip():
+    """But for white space; one possessive apostrophe that stands apart from its word is the known exception."""
+    wrong = total = 0
+    for path in (TRAIN_FILE, TEST_FILE):
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                source, rewriting = row["biased_text"], row["debiased_text"]
+                total += 1
+                wrong += round_trip(source, rewriting).split() != rewriting.split()
+                assert bool(edits_between(source, rewriting)) == (row["bias"] == "Yes"), source
+                assert is_copy(rewriting, round_trip(source, rewriting))
+    assert total == 540 and wrong <= 1
+
+
+def test_dropped_spans_take_one_space_along():
+    def drop(source, phrase):
+        start = source.index(phrase)
+        return fill(source, [(start, start + len(phrase))], {1: ""})
+
+    assert drop("a dumb row", "dumb") == "a row"
+    assert drop("dumb row", "dumb") == "row"
+    assert drop("a row, dumb", ", dumb") == "a row"
+    assert drop("line\n\ndumb row", "dumb") == "line\n\nrow"
+    assert drop("a dumb\nrow", "dumb") == "a\nrow"
+    assert drop("a dumb.", "dumb") == "a."
+    assert drop("row", "row") == ""
+
+
+def test_an_answer_is_read_as_far_as_it_makes_sense():
+    spans = [(0, 1), (2, 3), (4, 5)]
+    answer = "Sure, here it is:\n2: two\n 1 : no\n2: again\n7: seven\n3: 3: (drop)"
+    assert read_fillings(answer) == {2: "two", 7: "seven", 3: "3: (drop)"}
+    assert fill("a b c d", spans[:2], read_fillings(answer)) == "two c d"  # 1 is missing, so it is dropped
+    assert read_fillings("") == {}
+
+
+def test_text_that_looks_like_marks_is_only_text():
+    source = "see [1: below] and 2: this dumb thing"
+    start = source.index("dumb")
+    assert fill(source, [(start, start + 4)], {1: "odd"}) == "see [1: below] and 2: this odd thing"
+
+
+def test_words_are_joined_over_one_word_that_was_not_chosen():
+    text = "they are all the same, always"
+    words = words_of(text)
+    assert [text[a:b] for a, b in words] == ["they", "are", "all", "the", "same", "always"]
+    spans = join_words(words, [False, False, True, False, True, True])
+    assert [text[a:b] for a, b in spans] == ["all the same, always"]
+    spans = join_words(words, [True, False, False, True, False, False])
+    assert [text[a:b] for a, b in spans] == ["they", "the"]
+    assert words_of("don't mother-in-law 7.5 ...") == [(0, 5), (6, 19), (20, 21), (22, 23)]

@@ -1,0 +1,167 @@
+"""Finds the words of a text that a fair rewriting would change: a linear layer on hidden states of a language model.
+
+A small chat model knows far more about bias than it can say: asked for the unfair words it fails, yet they can be read
+off its middle layers. The text is put before the model twice, and the second reading is used, where every word is
+seen with the whole text in view (echo embeddings, Springer et al. 2024, arXiv 2402.15449). The model is not changed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from utils import params
+from utils.edits import Span, edits_between, join_words, words_of
+from utils.models import ModelRef, load_base, load_tokenizer, resolve_recorded
+from utils.prompts import spot_messages
+from utils.records import RECORD_NAME, read_json
+
+WEIGHTS_NAME = "spotter.safetensors"
+
+
+@dataclass(frozen=True)
+class Spotter:
+    """A trained spotter: `weight` [features], `bias`, the layers that it reads, and the model they belong to."""
+
+    weight: np.ndarray
+    bias: float
+    layers: list[int]
+    ref: ModelRef
+    quantization: str
+
+
+def layers_to_read(depth: int) -> list[int]:
+    """The layers at params.SPOT_DEPTHS of a model with `depth` layers; hidden state 0 is the embedding."""
+    return sorted({max(1, round(share * depth)) for share in params.SPOT_DEPTHS})
+
+
+def word_features(model, tokenizer, texts: list[str], layers: list[int]) -> list[np.ndarray]:
+    """Hidden states of every word, averaged over its tokens in the second reading of the text.
+
+    Returns:
+        One float32 array [words, layers * hidden size] per text, words as in `utils.edits.words_of`.
+    """
+    encoded = []
+    for text in texts:
+        prompt = tokenizer.apply_chat_template(spot_messages(text), tokenize=False, add_generation_prompt=True)
+        opening = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        second = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded.append((opening + second["input_ids"], len(opening), second["offset_mapping"]))
+    found: list[np.ndarray] = [np.empty(0)] * len(texts)
+    with tqdm(total=len(texts), unit="text", desc="reading", disable=len(texts) < 2) as bar:
+        for batch in _batches([len(ids) for ids, _, _ in encoded]):
+            states = _hidden_states(model, tokenizer, [encoded[i][0] for i in batch], layers)
+            for row, i in enumerate(batch):
+                _, start, offsets = encoded[i]
+                tokens = states[row, start : start + len(offsets)]
+                found[i] = np.array(
+                    [tokens[_tokens_of(word, offsets)].mean(0) for word in words_of(texts[i])], dtype=np.float32
+                ).reshape(-1, states.shape[-1])
+            bar.update(len(batch))
+    return found
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Rows of like length together, under a budget of padded tokens."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > params.SPOT_BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _hidden_states(model, tokenizer, rows: list[list[int]], layers: list[int]) -> np.ndarray:
+    """[rows, tokens, layers * hidden size]; rows are padded on the right, where a causal model does not look."""
+    padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt").to(model.device)
+    # the backbone only: the output layer would cost a fifth more and is not needed
+    states = model.base_model(**padded, output_hidden_states=True, use_cache=False).hidden_states
+    return torch.cat([states[layer] for layer in layers], dim=-1).float().cpu().numpy()
+
+
+def _tokens_of(word: Span, offsets: list[Span]) -> list[int]:
+    return [n for n, (start, end) in enumerate(offsets) if start < word[1] and word[0] < end]
+
+
+def changed_words(source: str, rewriting: str) -> np.ndarray:
+    """Which words of the source lie in a span that the rewriting changes: bool [words]. The labels of training."""
+    edits = edits_between(source, rewriting)
+    return np.array(
+        [any(e.start < end and start < e.end for e in edits) for start, end in words_of(source)], dtype=bool
+    )
+
+
+def fit(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Logistic regression on standardised features, returned for raw ones.
+
+    Args:
+        features: [words, features].
+        labels: bool [words].
+
+    Returns:
+        weight [features] and bias; `features @ weight + bias` are log-odds.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = features.mean(0), features.std(0) + 1e-3
+    model = LogisticRegression(C=params.SPOT_C, max_iter=1000).fit((features - mean) / scale, labels)
+    weight = model.coef_[0] / scale
+    return weight.astype(np.float32), float(model.intercept_[0] - mean @ weight)
+
+
+def load_spotter(folder: Path) -> Spotter:
+    """Reads a spotter and finds its model. Raises UserError if that model is gone or has changed."""
+    from safetensors.numpy import load_file
+
+    record = read_json(folder / RECORD_NAME)
+    tensors = load_file(folder / WEIGHTS_NAME)
+    return Spotter(
+        tensors["weight"],
+        float(tensors["bias"][0]),
+        record["layers"],
+        resolve_recorded(record["model"], folder),
+        record["config"]["quantization"] or "none",
+    )
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A span to change, and its most suspicious word."""
+
+    start: int
+    end: int
+    worst: str
+
+    @property
+    def span(self) -> Span:
+        return self.start, self.end
+
+
+def spot(spotter: Spotter, texts: list[str], threshold: float, at_least_one: bool = False) -> list[list[Spot]]:
+    """What to change in each text.
+
+    Args:
+        threshold: a word is chosen if its probability, 0..1, is above this.
+        at_least_one: the texts are known to be unfair: where no word is chosen, take the most probable one.
+    """
+    tokenizer, model = load_tokenizer(spotter.ref), load_base(spotter.ref, spotter.quantization).eval()
+    limit = np.log(threshold / (1 - threshold))
+    found = []
+    for text, features in zip(texts, word_features(model, tokenizer, texts, spotter.layers), strict=True):
+        words, scores = words_of(text), features @ spotter.weight + spotter.bias
+        chosen = scores > limit
+        if at_least_one and len(scores) and not chosen.any():
+            chosen = scores == scores.max()
+        spots = []
+        for start, end in join_words(words, chosen):
+            inside = [n for n, word in enumerate(words) if start <= word[0] and word[1] <= end]
+            first, last = words[max(inside, key=lambda n: scores[n])]
+            spots.append(Spot(start, end, text[first:last]))
+        found.append(spots)
+    return found
