@@ -27,4 +27,4 @@ models: .venv/installed
 	touch .venv/installed
 
 clean:
-	rm -rf models/adapter models/merged datasets/annotated datasets/results datasets/reports
+	rm -rf models/adapter models/merged models/spotter datasets/annotated datasets/results datasets/reports

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # SR-LLM from end to end on the embedded default: annotate -> train -> merge -> infer -> score -> compare.
+# A 135M model that must repeat a whole text learns to repeat it, so it is trained to write only what changes: a spotter
+# puts brackets around the unfair parts. The paper's 7B model repeats the whole text: see recipes/sr_llm.yaml.
 # `make demo` runs this with the project's Python first on the path. Each command is printed as you would type it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,12 +19,14 @@ MODELS=models/demo
 run python generate_data/annotate.py --engine transformers --limit 3 --retries 0 --max_tokens 200 --max_failed 1 \
     --output datasets/annotated/demo.csv --overwrite
 
-# 2. Learn from the embedded training rows, and make a stand-alone model of the result.
-run python training/train.py --output $MODELS/adapter --overwrite
+# 2. Learn from the embedded training rows what to change and what to write there; make a stand-alone model of the latter.
+run python training/train_spotter.py --output $MODELS/spotter --overwrite
+run python training/train.py --prompt fill --epochs 3 --output $MODELS/adapter --overwrite
 run python training/merge.py --adapter_model $MODELS/adapter --output $MODELS/merged
 
 # 3. Rewrite the test rows: the tuned model, the same base by prompt alone, and what needs no model.
-run python testing/infer.py --input $TEST --base_model $MODELS/merged --output $OUT/tuned.csv --max_new_tokens 160 --overwrite
+run python testing/infer.py --input $TEST --base_model $MODELS/merged --spotter $MODELS/spotter --output $OUT/tuned.csv \
+    --max_new_tokens 160 --overwrite
 run python testing/infer.py --input $TEST --base_model smollm2 --output $OUT/prompted.csv --max_new_tokens 160 --overwrite
 run python testing/infer.py --input $TEST --base_model smollm2 --shots 3 --output $OUT/few-shot.csv --max_new_tokens 160 --overwrite
 for baseline in copy delete reference; do
@@ -38,5 +42,5 @@ done
 run python testing/compare.py --output datasets/reports/demo --overwrite --inputs "${inputs[@]}"
 
 printf '\nThese figures are a demo: 120 texts written for this repo. Figures on real data: benchmarks/RESULTS.md\n'
-printf 'try it:  .venv/bin/python testing/infer.py --base_model %s/merged --input_text "..."\n' $MODELS
+printf 'try it:  .venv/bin/python testing/infer.py --base_model %s/merged --spotter %s/spotter --input_text "..."\n' $MODELS $MODELS
 printf 'model:   %s/merged\nanswers: %s/tuned.csv\nreport:  datasets/reports/demo/table.md\n' $MODELS $OUT

@@ -4,15 +4,16 @@
     python testing/infer.py                                       # datasets/content_moderation/test.csv
     python testing/infer.py --input posts.csv --input_column text --base_model models/merged
     cat lines.txt | python testing/infer.py --input - --output answers.csv
-    python testing/infer.py --copy_bonus 4 --num_beams 4          # edits instead of paraphrases (utils/decoding.py)
+    python testing/infer.py --spot_threshold 0.3                  # change more; for a model trained with --prompt fill
     python testing/infer.py --base_model smollm2 --shots 3        # few-shot prompted base
     python testing/infer.py --baseline delete                     # no model: what a rewriter must beat
 
 Reads  a CSV, TSV, JSON or JSONL file with the texts in --input_column
 Model  --base_model, or --adapter_model on its base; with neither: models/merged, else models/adapter, else the
        embedded base (it says which)
-Writes datasets/results/<input>_<model>.csv: every input column, and id, generated_text, status
-       and <output>.run.json
+       A model that was trained with --prompt fill also needs --spotter, made by training/train_spotter.py
+Writes datasets/results/<input>_<model>.csv: every input column, and id, generated_text, status, with a spotter
+       spotted_words (what it put into brackets), and <output>.run.json
 
 status is ok, truncated (the answer hit --max_new_tokens) or too_long (the prompt is over --max_prompt_tokens and was
 left unanswered: nothing is cut silently). Finished rows are kept at once: the same command continues after a kill.
@@ -24,7 +25,6 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -34,12 +34,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import GenerationConfig, InferConfig
-from utils.data import content_id, make_room, read_pairs, read_table, require_columns, row_keys, with_ids, write_table
-from utils.edits import edits_between, fill, mark, read_fillings, write_fillings
-from utils.helpers import UserError, as_switch, describe, parse_config, run_stage, set_seed
+from utils.data import (
+    content_id,
+    make_room,
+    read_rewritings,
+    read_table,
+    require_columns,
+    row_keys,
+    with_ids,
+    write_table,
+)
+from utils.helpers import UserError, as_switch, describe, parse_config, run_stage
 from utils.metrics import delete_words, removed_words
-from utils.models import ModelRef, load_model, load_tokenizer, model_record, resolve
-from utils.prompts import REWRITE_TEMPLATES, rewrite_messages
+from utils.models import ModelRef, model_record, resolve
+from utils.prompts import REWRITE_TEMPLATES
 from utils.records import Progress, file_sha256, finish_record, start_record
 
 logger = logging.getLogger(__name__)
@@ -93,21 +101,6 @@ def read_input(config: InferConfig) -> pd.DataFrame:
     return with_ids(make_room(frame, [config.output_column, "status", "spotted_words"]), config.input_column)
 
 
-def worked_examples(config: InferConfig, template: str) -> list[tuple[str, str]]:
-    """Pairs for the prompt: short ones, biased and neutral, chosen by seed."""
-    if not config.shots:
-        return []
-    import random
-
-    short = [pair for pair in training_pairs(config) if len(pair[0]) < 200]
-    if template == "fill":
-        edited = [(source, edits_between(source, rewriting)) for source, rewriting in short]
-        short = [(mark(s, [edit.span for edit in edits]), write_fillings(edits)) for s, edits in edited if edits]
-    if len(short) < config.shots:
-        raise UserError(f"--shots {config.shots}: {config.train_file} has {len(short)} pairs under 200 characters")
-    return random.Random(config.seed).sample(short, config.shots)
-
-
 def baseline_answers(config: InferConfig, frame: pd.DataFrame) -> list[str]:
     """Rewritings that need no model."""
     sources = list(frame[config.input_column])
@@ -116,54 +109,8 @@ def baseline_answers(config: InferConfig, frame: pd.DataFrame) -> list[str]:
     if config.baseline == "reference":
         require_columns(frame, [params.REFERENCE_COLUMN], config.input, "--baseline reference")
         return list(frame[params.REFERENCE_COLUMN])
-    unwanted = removed_words(training_pairs(config))
+    unwanted = removed_words(read_rewritings(config.train_file))
     return [delete_words(source, unwanted) for source in sources]
-
-
-def training_pairs(config: InferConfig) -> list[tuple[str, str]]:
-    pairs = read_pairs(config.train_file, params.INPUT_COLUMN, params.REFERENCE_COLUMN)
-    return [(pair["prompt"], pair["completion"]) for pair in pairs]
-
-
-def rewrite_whole(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
-    """Yields (number of the text, its answer) as soon as a batch is done, in no particular order."""
-    from utils.generation import generate
-
-    examples = worked_examples(config, template)  # a wrong --train_file shows before the model is loaded
-    chats = [rewrite_messages(text, template, examples) for text in texts]
-    for answer in generate(load_model(ref, config.quantization), load_tokenizer(ref), chats, config):
-        yield answer.index, {"text": answer.text, "status": answer.status, "tokens": answer.tokens}
-
-
-def rewrite_spotted(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
-    """The same in two steps: the spotter puts brackets around what is unfair, the model writes what goes into them."""
-    from utils.decoding import fill_guide
-    from utils.generation import end_tokens, generate
-    from utils.spotter import load_spotter, spot
-
-    examples = worked_examples(config, template)
-    spots = spot(load_spotter(Path(config.spotter)), texts, config.spot_threshold, config.must_change)
-    spans = [[spot.span for spot in found] for found in spots]
-    for i, text in enumerate(texts):
-        if not spots[i]:
-            yield i, {"text": text, "status": "ok", "tokens": 0, "spotted": []}
-    asked = [i for i, found in enumerate(spots) if found]
-    if not asked:
-        return
-    tokenizer, model = load_tokenizer(ref), load_model(ref, config.quantization)
-    chats = [rewrite_messages(mark(texts[i], spans[i]), template, examples) for i in asked]
-    ends = end_tokens(model, tokenizer)
-    guides = [fill_guide(tokenizer, [spot.worst for spot in spots[i]], ends) for i in asked]
-    for answer in generate(model, tokenizer, chats, config, guides):
-        i = asked[answer.index]
-        done = {"status": answer.status, "tokens": answer.tokens, "spotted": [texts[i][a:b] for a, b in spans[i]]}
-        too_long = answer.status == "too_long"
-        yield i, {"text": "" if too_long else fill(texts[i], spans[i], read_fillings(answer.text)), **done}
-
-
-def rewrite(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
-    set_seed(config.seed)
-    return (rewrite_spotted if template == "fill" else rewrite_whole)(config, ref, template, texts)
 
 
 def main(config: InferConfig) -> None:
@@ -186,11 +133,9 @@ def main(config: InferConfig) -> None:
         output = output_path(config, f"{name}_{ref.label}" + (f"_{config.shots}shot" if config.shots else ""))
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
         if config.shots:
-            details["train_file"] = content_id(*map(str, training_pairs(config)))
+            details["train_file"] = content_id(*map(str, read_rewritings(config.train_file)))
         if template == "fill":
             details["spotter"] = spotter_record(config)
-        elif config.must_change:
-            raise UserError("--must_change needs a model that was trained with --prompt fill")
         shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "seed", "must_change"]
         fingerprint = details | {key: getattr(config, key) for key in shaping} | {"column": config.input_column}
         progress = Progress(output, fingerprint, config.overwrite)
@@ -198,8 +143,11 @@ def main(config: InferConfig) -> None:
             "%s answers %d rows, %d already done (%s)", ref.label, len(frame), len(progress.done), describe(config)
         )
         missing = [(key, text) for key, text in zip(keys, texts, strict=True) if key not in progress.done]
-        for index, answer in rewrite(config, ref, template, [text for _, text in missing]) if missing else ():
-            progress.add(missing[index][0], **answer)
+        if missing:
+            from utils.rewriting import rewrite
+
+            for index, answer in rewrite(config, ref, template, [text for _, text in missing]):
+                progress.add(missing[index][0], **answer)
         answers = [progress.done[key] for key in keys]
 
     frame[config.output_column] = [answer["text"] for answer in answers]
@@ -216,6 +164,8 @@ def main(config: InferConfig) -> None:
 def answer_one(config: InferConfig) -> str:
     if config.baseline:
         raise UserError("--baseline needs a file: leave --input_text out")
+    from utils.rewriting import rewrite
+
     ref = choose_model(config)
     template = choose_template(config, ref)
     logger.info("%s answers", ref.label)
@@ -246,6 +196,8 @@ def choose_template(config: InferConfig, ref: ModelRef) -> str:
     template = config.prompt or ref.record.get("prompt") or "rewrite"
     if template not in REWRITE_TEMPLATES:
         raise UserError(f"--prompt {template}: there are {', '.join(REWRITE_TEMPLATES)}")
+    if config.must_change and template != "fill":
+        raise UserError("--must_change needs a model that was trained with --prompt fill")
     return template
 
 

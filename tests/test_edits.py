@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from utils.edits import edits_between, fill, join_words, mark, read_fillings, words_of, write_fillings
+from utils.edits import changed_words, edits_between, fill, join_words, mark, read_fillings, words_of, write_fillings
 from utils.metrics import is_copy
 from utils.params import TEST_FILE, TRAIN_FILE
 
@@ -74,7 +74,7 @@ def test_an_answer_is_read_as_far_as_it_makes_sense():
     answer = "Sure, here it is:\n2: two\n 1 : no\n2: again\n7: seven\n3: 3: (drop)"
     assert read_fillings(answer) == {2: "two", 7: "seven", 3: "3: (drop)"}
     assert fill("a b c d", spans[:2], read_fillings(answer)) == "two c d"  # 1 is missing, so it is dropped
-    assert read_fillings("") == {}
+    assert read_fillings("") == {} and read_fillings("1: (Drop).\n2: drop") == {1: "", 2: ""}
 
 
 def test_text_that_looks_like_marks_is_only_text():
@@ -84,11 +84,19 @@ def test_text_that_looks_like_marks_is_only_text():
 
 
 def test_words_are_joined_over_one_word_that_was_not_chosen():
+    def joined(text, *chosen):
+        spans = join_words(text, [text[a:b] in chosen for a, b in words_of(text)])
+        return [text[a:b] for a, b in spans]
+
     text = "they are all the same, always"
-    words = words_of(text)
-    assert [text[a:b] for a, b in words] == ["they", "are", "all", "the", "same", "always"]
-    spans = join_words(words, [False, False, True, False, True, True])
-    assert [text[a:b] for a, b in spans] == ["all the same, always"]
-    spans = join_words(words, [True, False, False, True, False, False])
-    assert [text[a:b] for a, b in spans] == ["they", "the"]
+    assert joined(text, "all", "same", "always") == ["all the same, always"]
+    assert joined(text, "they", "the") == ["they are all the"]  # two units between, as in edits_between
+    assert joined(text, "they", "same") == ["they", "same"]
+    assert joined("fools.\n\nStupid", "fools", "Stupid") == ["fools", "Stupid"]
     assert words_of("don't mother-in-law 7.5 ...") == [(0, 5), (6, 19), (20, 21), (22, 23)]
+
+
+def test_labels_are_the_words_that_the_rewriting_changes():
+    assert changed_words("a dumb row of it", "a row of it") == [False, True, False, False, False]
+    assert not any(changed_words("a row", "a row"))
+    assert changed_words("...", "!") == []

@@ -68,22 +68,3 @@ def test_a_processor_decides_what_is_written_also_with_beams(parts):
         config = GenerationConfig(max_new_tokens=8, num_beams=beams)
         answers = list(generate(model, tokenizer, [chat("a"), chat("bcd")], config, [say_yes, say_yes]))
         assert [(a.text, a.status) for a in answers] == [("yes", "ok")] * 2
-
-
-def test_an_unwanted_answer_is_passed_over_for_the_next_beam(parts):
-    model, tokenizer = parts
-
-    def a_or_b(written, scores):
-        """'a' is a little better than 'b', and then the answer ends."""
-        forced = torch.full_like(scores, -1e9)
-        choices = {"a": 0.0, "b": -0.5} if not written else {tokenizer.eos_token: 0.0}
-        for text, score in choices.items():
-            forced[tokenizer.convert_tokens_to_ids(text)] = score
-        return forced
-
-    config = GenerationConfig(max_new_tokens=4, num_beams=2)
-    chats = [chat("x"), chat("y")]
-    plain = {a.index: a.text for a in generate(model, tokenizer, chats, config, [a_or_b] * 2)}
-    assert plain == {0: "a", 1: "a"}
-    changed = {a.index: a.text for a in generate(model, tokenizer, chats, config, [a_or_b] * 2, ["A.", "z"])}
-    assert changed == {0: "b", 1: "a"}  # "A." is "a" but for case and punctuation

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils import params
 from utils.configs import SpotterConfig
 from utils.data import read_pairs
-from utils.edits import edits_between
+from utils.edits import changed_words
 from utils.helpers import UserError, describe, parse_config, run_stage
 from utils.models import load_base, load_tokenizer, model_record, resolve
 from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
@@ -35,17 +35,30 @@ from utils.report import markdown_table
 logger = logging.getLogger(__name__)
 
 
-def load_rows(config: SpotterConfig) -> list[dict]:
+def load_rows(config: SpotterConfig) -> tuple[list[dict], list[np.ndarray]]:
+    """Rows, and for each word of their sources whether the rewriting changes it."""
     rows = read_pairs(config.input, config.input_column, config.output_column, config.limit)
     if not all(row["templated"] for row in rows):
         raise UserError(f"{config.input} holds no pairs: see --input_column and --output_column")
-    changed = sum(bool(edits_between(row["prompt"], row["completion"])) for row in rows)
-    if changed < params.SPOT_FOLDS:
-        raise UserError(f"{config.input}: {changed} of {len(rows)} rows change a word: too few to learn from")
-    return rows
+    labels = [np.array(changed_words(row["prompt"], row["completion"]), dtype=bool) for row in rows]
+    changed = len({row["prompt"] for row, label in zip(rows, labels, strict=True) if label.any()})
+    if changed < 2 * params.SPOT_FOLDS or all(label.all() for label in labels):
+        raise UserError(
+            f"{config.input}: {changed} of {len(rows)} rows change some of their words: too few to learn from"
+        )
+    return rows, labels
 
 
-def cross_validate(features: list[np.ndarray], labels: list[np.ndarray], thresholds: list[float]) -> dict:
+def short_enough(rows: list[dict], labels: list[np.ndarray], tokenizer) -> tuple[list[dict], list[np.ndarray]]:
+    """Without the texts that infer.py would leave unanswered."""
+    lengths = [len(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]) for row in rows]
+    kept = [i for i, length in enumerate(lengths) if length <= params.MAX_PROMPT_TOKENS]
+    if len(kept) < len(rows):
+        logger.warning("%d rows of more than %d tokens are left out", len(rows) - len(kept), params.MAX_PROMPT_TOKENS)
+    return [rows[i] for i in kept], [labels[i] for i in kept]
+
+
+def cross_validate(features: list[np.ndarray], labels: list[np.ndarray], sources: list[str]) -> dict:
     """Figures on rows left out, params.SPOT_FOLDS times over: ranking of words, and what each threshold finds."""
     from scipy.special import expit
     from sklearn.metrics import average_precision_score, roc_auc_score
@@ -55,8 +68,9 @@ def cross_validate(features: list[np.ndarray], labels: list[np.ndarray], thresho
 
     x, y = np.concatenate(features), np.concatenate(labels)
     row_of = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
+    source_of = np.unique(sources, return_inverse=True)[1][row_of]  # one text with two rewritings stays together
     probability = np.zeros(len(y))
-    for seen, unseen in GroupKFold(params.SPOT_FOLDS).split(x, y, row_of):
+    for seen, unseen in GroupKFold(params.SPOT_FOLDS).split(x, y, source_of):
         weight, bias = fit(x[seen], y[seen])
         probability[unseen] = expit(x[unseen] @ weight + bias)
     unfair = np.array([row.any() for row in labels])
@@ -74,7 +88,7 @@ def cross_validate(features: list[np.ndarray], labels: list[np.ndarray], thresho
                 "unfair_rows_found": float((highest[unfair] > threshold).mean()),
                 "fair_rows_flagged": float((highest[~unfair] > threshold).mean()) if not unfair.all() else None,
             }
-            for threshold in thresholds
+            for threshold in params.SPOT_THRESHOLDS
         },
     }
 
@@ -94,7 +108,7 @@ def print_metrics(metrics: dict) -> None:
 
 def main(config: SpotterConfig) -> None:
     output = Path(config.output)
-    rows = load_rows(config)
+    rows, labels = load_rows(config)
     check_output_folder(output, config.overwrite)
     ref = resolve(config.base_model, revision=config.revision)
     logger.info("training a spotter on %s (%s)", ref.name, describe(config))
@@ -102,13 +116,15 @@ def main(config: SpotterConfig) -> None:
 
     from safetensors.numpy import save_file
 
-    from utils.spotter import WEIGHTS_NAME, changed_words, fit, layers_to_read, word_features
+    from utils.spotter import WEIGHTS_NAME, fit, layers_to_read, word_features
 
-    tokenizer, model = load_tokenizer(ref), load_base(ref, config.quantization or "none").eval()
+    tokenizer = load_tokenizer(ref)
+    rows, labels = short_enough(rows, labels, tokenizer)
+    model = load_base(ref, config.quantization or "none").eval()
     layers = layers_to_read(model.config.get_text_config().num_hidden_layers)
-    features = word_features(model, tokenizer, [row["prompt"] for row in rows], layers)
-    labels = [changed_words(row["prompt"], row["completion"]) for row in rows]
-    metrics = cross_validate(features, labels, params.SPOT_THRESHOLDS)
+    sources = [row["prompt"] for row in rows]
+    features = word_features(model, tokenizer, sources, layers)
+    metrics = cross_validate(features, labels, sources)
     weight, bias = fit(np.concatenate(features), np.concatenate(labels))
     with whole_folder(output, config.overwrite) as folder:
         save_file({"weight": weight, "bias": np.array([bias], dtype=np.float32)}, folder / WEIGHTS_NAME)

@@ -179,3 +179,9 @@ def read_pairs(path: str | Path, source: str, target: str, limit: int | None = N
     if len(usable) < total:
         logger.info("%s: %d of %d rows are used, the others have no usable pair", path, len(usable), total)
     return usable
+
+
+def read_rewritings(path: str | Path) -> list[tuple[str, str]]:
+    """(text, rewriting) of every usable row of a pairs file with the usual columns."""
+    pairs = read_pairs(path, params.INPUT_COLUMN, params.REFERENCE_COLUMN)
+    return [(pair["prompt"], pair["completion"]) for pair in pairs]

@@ -1,6 +1,10 @@
-"""Decoding of fillings (utils/edits.py): as many lines as there are brackets, and what was found unfair stays out."""
+"""Decoding of fillings (utils/edits.py): one numbered line per bracket, and what was found unfair does not come back.
+
+A small model likes to leave brackets out, to go on with brackets that do not exist, and to put back what stood there.
+"""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 
@@ -10,21 +14,27 @@ Processor = Callable[[list[int], torch.Tensor], torch.Tensor]
 def fill_guide(tokenizer, banned: Sequence[str], end_tokens: set[int]) -> Processor:
     """A processor for one row, see `utils.generation.generate`. It keeps no state, so beams may be reordered.
 
-    A small model likes to put back what stood in the bracket, and to go on with brackets that do not exist.
-
     Args:
         banned: for each bracket, in order, the word that its line must not hold.
         end_tokens: tokens that end an answer.
     """
-    sequences = [_spellings(tokenizer, word) for word in banned]
+    ends = sorted(end_tokens)
+    breaks = _blank_lines(tokenizer)
+    numbers = [tokenizer(f"{number}:", add_special_tokens=False)["input_ids"] for number in range(1, len(banned) + 1)]
+    spellings = [_spellings(tokenizer, word) for word in banned]
 
     def process(written: list[int], scores: torch.Tensor) -> torch.Tensor:
-        line = tokenizer.decode(written).count("\n")
-        if line >= len(sequences):
-            only_ends = torch.full_like(scores, float("-inf"))
-            only_ends[list(end_tokens)] = scores[list(end_tokens)]
-            return only_ends
-        for tokens in sequences[line]:
+        *before, line = tokenizer.decode(written).split("\n")
+        if len(before) >= len(banned):
+            return _only(ends, scores)
+        number = len(before)
+        if not line.startswith(f"{number + 1}:"):
+            done = len(tokenizer(line, add_special_tokens=False)["input_ids"]) if line else 0
+            return _only(numbers[number][done : done + 1] or ends, scores)
+        scores[breaks] = float("-inf")
+        if number < len(banned) - 1:
+            scores[ends] = float("-inf")
+        for tokens in spellings[number]:
             if len(tokens) == 1 or written[1 - len(tokens) :] == tokens[:-1]:
                 scores[tokens[-1]] = float("-inf")
         return scores
@@ -32,8 +42,21 @@ def fill_guide(tokenizer, banned: Sequence[str], end_tokens: set[int]) -> Proces
     return process
 
 
+def _only(tokens: list[int], scores: torch.Tensor) -> torch.Tensor:
+    """Scores that leave nothing but these tokens."""
+    left = torch.full_like(scores, float("-inf"))
+    left[tokens] = scores[tokens].clamp(min=-1e4)
+    return left
+
+
 def _spellings(tokenizer, word: str) -> list[list[int]]:
     """Token ids of the word in the usual cases, inside a line and at its start."""
     cases = {word, word.lower(), word.capitalize(), word.upper()}
     texts = sorted(cases | {f" {case}" for case in cases})
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+@lru_cache(maxsize=1)
+def _blank_lines(tokenizer) -> list[int]:
+    """Tokens that hold more than one line break, and would skip a bracket."""
+    return [token for token in range(len(tokenizer)) if tokenizer.decode([token]).count("\n") > 1]

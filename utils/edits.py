@@ -1,8 +1,8 @@
 """A rewriting as a list of edits: which spans of the source change, and what stands there instead.
 
 A small model that has to repeat a whole text to change three words of it learns to repeat. So the work is cut in two:
-the words to change are found first (utils/spotter.py), and the model writes only what goes in their place. All other
-words of the source, and the facts in them, stay by construction. The idea is that of text-editing models (FELIX,
+the words to change are found first (utils/spotter.py), and the model writes only what goes in their place. What stands
+outside the brackets, and the facts in it, stay by construction. The idea is that of text-editing models (FELIX,
 Mallinson et al. 2020, arXiv 2003.10687: tag, then insert), here with a chat model that fills numbered brackets.
 """
 
@@ -66,18 +66,23 @@ def edits_between(source: str, rewriting: str) -> list[Edit]:
     return edits
 
 
-def join_words(words: Sequence[Span], chosen: Sequence[bool]) -> list[Span]:
-    """Spans of the chosen words. One word between two chosen ones is taken along: "are [all the] same"."""
+def changed_words(source: str, rewriting: str) -> list[bool]:
+    """For each word of the source, whether it lies in a span that the rewriting changes."""
+    edits = edits_between(source, rewriting)
+    return [any(edit.start < end and start < edit.end for edit in edits) for start, end in words_of(source)]
+
+
+def join_words(source: str, chosen: Sequence[bool]) -> list[Span]:
+    """Spans of the chosen words of `words_of(source)`; like edits, they are joined over MERGE_GAP words and signs."""
     spans: list[Span] = []
-    last = -MERGE_GAP - 1
-    for number, (word, is_chosen) in enumerate(zip(words, chosen, strict=True)):
+    for (start, end), is_chosen in zip(words_of(source), chosen, strict=True):
         if not is_chosen:
             continue
-        if spans and number - last <= MERGE_GAP:
-            spans[-1] = (spans[-1][0], word[1])
+        between = source[spans[-1][1] : start] if spans else ""
+        if spans and len(_UNIT.findall(between)) <= MERGE_GAP and "\n" not in between:
+            spans[-1] = (spans[-1][0], end)
         else:
-            spans.append(word)
-        last = number
+            spans.append((start, end))
     return spans
 
 
@@ -102,7 +107,7 @@ def read_fillings(answer: str) -> dict[int, str]:
         match = _FILLING.match(line.strip())
         if match:
             text = match[2].strip()
-            found.setdefault(int(match[1]), "" if text == DROP else text)
+            found.setdefault(int(match[1]), "" if text.strip("(). ").lower() == "drop" else text)
     return found
 
 
@@ -118,7 +123,7 @@ def fill(source: str, spans: Sequence[Span], fillings: dict[int, str]) -> str:
             else:
                 kept = kept.rstrip(" ")
         elif text.startswith(_CLOSING):
-            kept = kept.rstrip()
+            kept = kept.rstrip(" ")
         elif source[start:stop].startswith(_CLOSING) and kept[-1:].isalnum():
             kept += " "
         written, end = written + kept + text, stop

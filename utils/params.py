@@ -107,7 +107,6 @@ TOP_P = 1.0
 NUM_BEAMS = 1
 SHOTS = 0
 SPOT_THRESHOLD = 0.5  # probability above which a word is changed
-COPY_BONUS = 0.0  # nats; 4 with 4 beams was best on real pairs with the embedded model (benchmarks/RESULTS.md)
 
 # --- score.py and compare.py ---
 SCORERS = "meaning,overlap,facts,edits"

@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from utils import params
-from utils.edits import Span, edits_between, join_words, words_of
+from utils.edits import Span, join_words, words_of
+from utils.helpers import UserError
 from utils.models import ModelRef, load_base, load_tokenizer, resolve_recorded
 from utils.prompts import spot_messages
 from utils.records import RECORD_NAME, read_json
@@ -44,6 +45,8 @@ def word_features(model, tokenizer, texts: list[str], layers: list[int]) -> list
     Returns:
         One float32 array [words, layers * hidden size] per text, words as in `utils.edits.words_of`.
     """
+    if not tokenizer.is_fast:
+        raise UserError(f"{tokenizer.name_or_path}: a spotter needs a tokenizer that knows where its tokens stand")
     encoded = []
     for text in texts:
         prompt = tokenizer.apply_chat_template(spot_messages(text), tokenize=False, add_generation_prompt=True)
@@ -57,9 +60,11 @@ def word_features(model, tokenizer, texts: list[str], layers: list[int]) -> list
             for row, i in enumerate(batch):
                 _, start, offsets = encoded[i]
                 tokens = states[row, start : start + len(offsets)]
-                found[i] = np.array(
-                    [tokens[_tokens_of(word, offsets)].mean(0) for word in words_of(texts[i])], dtype=np.float32
-                ).reshape(-1, states.shape[-1])
+                found[i] = np.zeros((len(words_of(texts[i])), states.shape[-1]), dtype=np.float32)
+                for n, word in enumerate(words_of(texts[i])):
+                    mine = _tokens_of(word, offsets)
+                    if mine:  # a tokenizer may drop signs that it does not know
+                        found[i][n] = tokens[mine].mean(0)
             bar.update(len(batch))
     return found
 
@@ -87,14 +92,6 @@ def _hidden_states(model, tokenizer, rows: list[list[int]], layers: list[int]) -
 
 def _tokens_of(word: Span, offsets: list[Span]) -> list[int]:
     return [n for n, (start, end) in enumerate(offsets) if start < word[1] and word[0] < end]
-
-
-def changed_words(source: str, rewriting: str) -> np.ndarray:
-    """Which words of the source lie in a span that the rewriting changes: bool [words]. The labels of training."""
-    edits = edits_between(source, rewriting)
-    return np.array(
-        [any(e.start < end and start < e.end for e in edits) for start, end in words_of(source)], dtype=bool
-    )
 
 
 def fit(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
@@ -159,7 +156,7 @@ def spot(spotter: Spotter, texts: list[str], threshold: float, at_least_one: boo
         if at_least_one and len(scores) and not chosen.any():
             chosen = scores == scores.max()
         spots = []
-        for start, end in join_words(words, chosen):
+        for start, end in join_words(text, chosen):
             inside = [n for n, word in enumerate(words) if start <= word[0] and word[1] <= end]
             first, last = words[max(inside, key=lambda n: scores[n])]
             spots.append(Spot(start, end, text[first:last]))

@@ -1,0 +1,48 @@
+"""The guide of fillings: one line per bracket, and the word that was found unfair does not come back."""
+
+import pytest
+import torch
+
+from utils.configs import GenerationConfig
+from utils.decoding import fill_guide
+from utils.generation import end_tokens, generate
+from utils.models import load_model, load_tokenizer, resolve
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_model):
+    ref = resolve(str(tiny_model))
+    return load_model(ref), load_tokenizer(ref)
+
+
+def answer(parts, banned, wanted):
+    """What comes out when the model is sure of the text `wanted`, token by token, and second of the letter z."""
+    model, tokenizer = parts
+    tokens = tokenizer(wanted, add_special_tokens=False)["input_ids"]
+    guide = fill_guide(tokenizer, banned, end_tokens(model, tokenizer))
+    z = tokenizer("z", add_special_tokens=False)["input_ids"][0]
+
+    def sure(written, scores):
+        scores = torch.zeros_like(scores)
+        scores[z] = 5.0
+        if len(written) < len(tokens):
+            scores[tokens[len(written)]] = 10.0
+        return guide(written, scores)
+
+    chats = [[{"role": "user", "content": "x"}]]
+    return next(generate(model, tokenizer, chats, GenerationConfig(max_new_tokens=30), [sure]))
+
+
+def test_the_answer_ends_after_the_line_of_the_last_bracket(parts):
+    result = answer(parts, ["fool", "rude"], "1: a\n2: b\n3: c\n4: d")
+    assert (result.text, result.status) == ("1: a\n2: b", "ok")
+
+
+def test_the_banned_word_of_a_line_cannot_be_finished_in_any_case(parts):
+    for spelling in ("fool", "Fool", "FOOL"):
+        assert answer(parts, ["fool"], f"1: {spelling}\n").text.lower() == "1: fooz"
+
+
+def test_a_word_is_banned_in_its_own_line_only(parts):
+    assert answer(parts, ["fool", "rude"], "1: rude\n2: fool\n").text == "1: rude\n2: fool"
+    assert answer(parts, ["fool", "rude"], "1: (drop)\n2: rude\n").text == "1: (drop)\n2: rudz"

@@ -1,0 +1,80 @@
+"""From texts to rewritings by a model: the whole text at once, or what a spotter puts into brackets."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.configs import InferConfig
+from utils.data import read_rewritings
+from utils.decoding import fill_guide
+from utils.edits import edits_between, fill, mark, read_fillings, write_fillings
+from utils.generation import end_tokens, generate
+from utils.helpers import UserError, set_seed
+from utils.metrics import contains
+from utils.models import ModelRef, load_model, load_tokenizer
+from utils.prompts import rewrite_messages
+from utils.spotter import load_spotter, spot
+
+
+def rewrite(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
+    """Yields (number of the text, its answer) as soon as a batch is done, in no particular order.
+
+    An answer has `text`, `status` (see utils.generation.Answer), `tokens`, and with a spotter `spotted`, the phrases
+    that it put into brackets.
+    """
+    set_seed(config.seed)
+    return (_spotted if template == "fill" else _whole)(config, ref, template, texts)
+
+
+def _whole(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
+    examples = worked_examples(config, template)  # a wrong --train_file shows before the model is loaded
+    chats = [rewrite_messages(text, template, examples) for text in texts]
+    for answer in generate(load_model(ref, config.quantization), load_tokenizer(ref), chats, config):
+        yield answer.index, {"text": answer.text, "status": answer.status, "tokens": answer.tokens}
+
+
+def _spotted(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
+    """In two steps: the spotter puts brackets around what is unfair, the model writes what goes into them."""
+    examples = worked_examples(config, template)
+    tokenizer = load_tokenizer(ref)
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    short = [i for i, length in enumerate(lengths) if length <= config.max_prompt_tokens]
+    for i in set(range(len(texts))) - set(short):
+        yield i, {"text": "", "status": "too_long", "tokens": 0}
+    if not short:
+        return
+    found = spot(
+        load_spotter(Path(config.spotter)), [texts[i] for i in short], config.spot_threshold, config.must_change
+    )
+    spots = {i: spots for i, spots in zip(short, found, strict=True) if spots}
+    for i in set(short) - set(spots):
+        yield i, {"text": texts[i], "status": "ok", "tokens": 0, "spotted": []}
+    if not spots:
+        return
+    model, asked = load_model(ref, config.quantization), list(spots)
+    ends = end_tokens(model, tokenizer)
+    spans = {i: [spot.span for spot in spots[i]] for i in asked}
+    chats = [rewrite_messages(mark(texts[i], spans[i]), template, examples) for i in asked]
+    guides = [fill_guide(tokenizer, [spot.worst for spot in spots[i]], ends) for i in asked]
+    for answer in generate(model, tokenizer, chats, config, guides):
+        i = asked[answer.index]
+        fillings = read_fillings(answer.text)
+        for number, bracket in enumerate(spots[i], 1):  # spelled with other tokens than those that the guide forbids
+            if contains(fillings.get(number, ""), bracket.worst):
+                fillings[number] = ""
+        text = "" if answer.status == "too_long" else fill(texts[i], spans[i], fillings)
+        spotted = [texts[i][start:end] for start, end in spans[i]]
+        yield i, {"text": text, "status": answer.status, "tokens": answer.tokens, "spotted": spotted}
+
+
+def worked_examples(config: InferConfig, template: str) -> list[tuple[str, str]]:
+    """Pairs for the prompt: short ones, biased and neutral, chosen by seed."""
+    if not config.shots:
+        return []
+    short = [pair for pair in read_rewritings(config.train_file) if len(pair[0]) < 200]
+    if template == "fill":
+        edited = [(source, edits_between(source, rewriting)) for source, rewriting in short]
+        short = [(mark(s, [edit.span for edit in edits]), write_fillings(edits)) for s, edits in edited if edits]
+    if len(short) < config.shots:
+        raise UserError(f"--shots {config.shots}: {config.train_file} has {len(short)} pairs under 200 characters")
+    return random.Random(config.seed).sample(short, config.shots)
