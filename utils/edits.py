@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 DROP = "(drop)"  # what a model writes for a span that goes without replacement
-MERGE_GAP = 2  # edits with at most so many words and signs between them are one: function words match by chance
+MERGE_GAP = 1  # edits with at most so many words and signs between them are one: function words match by chance
 
 _UNIT = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _FILLING = re.compile(r"(\d+):[ \t]*(.*)")
@@ -40,18 +40,16 @@ def words_of(text: str) -> list[Span]:
 
 
 def edits_between(source: str, rewriting: str) -> list[Edit]:
-    """The edits that turn `source` into `rewriting`, from left to right; empty where they have the same words.
+    """The edits that turn `source` into `rewriting`, from left to right.
 
-    A pure insertion takes the word before it along (the first one: the word after it), since there must be something
-    to put into brackets.
+    Case, punctuation and spacing alone make no edit: nobody is treated unfairly by them. A pure insertion takes the word
+    before it along (the first one: the word after it), since there must be something to put into brackets.
     """
     before, after = list(_UNIT.finditer(source)), list(_UNIT.finditer(rewriting))
-    if not before:
-        return []
-    matcher = SequenceMatcher(None, [m.group() for m in before], [m.group() for m in after], autojunk=False)
+    sides = [[match.group().lower() for match in side] for side in (before, after)]
     merged: list[list[int]] = []
-    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
-        if tag == "equal":
+    for tag, i1, i2, j1, j2 in SequenceMatcher(None, *sides, autojunk=False).get_opcodes():
+        if tag == "equal" or not any(unit[0].isalnum() for unit in sides[0][i1:i2] + sides[1][j1:j2]):
             continue
         if merged and i1 - merged[-1][1] <= MERGE_GAP:
             merged[-1][1], merged[-1][3] = i2, j2
@@ -59,10 +57,13 @@ def edits_between(source: str, rewriting: str) -> list[Edit]:
             merged.append([i1, i2, j1, j2])
     edits = []
     for i1, i2, j1, j2 in merged:
-        if i1 == i2:
-            i1, i2, j1, j2 = (i1 - 1, i2, j1 - 1, j2) if i1 else (i1, i2 + 1, j1, j2 + 1)
-        text = rewriting[after[j1].start() : after[j2 - 1].end()] if j2 > j1 else ""
-        edits.append(Edit(before[i1].start(), before[i2 - 1].end(), " ".join(text.split())))
+        if i1 == i2 and i1:
+            i1, j1 = i1 - 1, j1 - 1
+        elif i1 == i2 and before:
+            i2, j2 = i2 + 1, j2 + 1
+        if i1 < i2:
+            text = rewriting[after[j1].start() : after[j2 - 1].end()] if j2 > j1 else ""
+            edits.append(Edit(before[i1].start(), before[i2 - 1].end(), " ".join(text.split())))
     return edits
 
 
@@ -112,7 +113,10 @@ def read_fillings(answer: str) -> dict[int, str]:
 
 
 def fill(source: str, spans: Sequence[Span], fillings: dict[int, str]) -> str:
-    """The source with its spans replaced; a span without a filling is dropped, since it was found unfair."""
+    """The source with its spans replaced; a span without a filling is dropped, since it was found unfair.
+
+    A text that opens with a capital still does.
+    """
     written, end = "", 0
     for number, (start, stop) in enumerate(spans, 1):
         text, kept = fillings.get(number, ""), source[end:start]
@@ -127,4 +131,5 @@ def fill(source: str, spans: Sequence[Span], fillings: dict[int, str]) -> str:
         elif source[start:stop].startswith(_CLOSING) and kept[-1:].isalnum():
             kept += " "
         written, end = written + kept + text, stop
-    return written + source[end:]
+    written += source[end:]
+    return written[:1].upper() + written[1:] if source[:1].isupper() else written
