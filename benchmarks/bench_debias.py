@@ -37,7 +37,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "debias"
 REFERENCES = ("neutral1", "neutral2", "neutral3")
 TEST_ROWS = TUNING_ROWS = 200
 # passes for each way to write the answer, by number of rows; chosen on the tuning rows
-EPOCHS = {"fill": {600: 4, 2400: 2}, "rewrite": {600: 3, 2400: 1}}
+EPOCHS = {"fill": {600: 3, 2400: 1}, "rewrite": {600: 3, 2400: 1}}
+THRESHOLD = 0.8  # of the spotter, chosen on the tuning rows
 LEARNING_RATE = 3e-4
 MEASURES = ("chrf", "biased_words_left", "toxic_rows", "copied", "length_ratio")
 
@@ -114,7 +115,8 @@ def write_cell(path: Path, value: dict) -> None:
 def cell(name: str, *infer_flags) -> dict:
     """Rewrites the test rows, scores them, and keeps the figures; a finished cell is read back."""
     kept = RESULTS / f"{name}.json"
-    if kept.is_file():
+    flags = [str(flag).replace(f"{ROOT}/", "") for flag in infer_flags]
+    if kept.is_file() and json.loads(kept.read_text())["flags"] == flags:
         return json.loads(kept.read_text())
     answers = WORK / "answers" / f"{name}.csv"
     stage(
@@ -141,9 +143,7 @@ def cell(name: str, *infer_flags) -> dict:
     texts, marked = scored["generated_text"], scored["biased_words"].map(json.loads)
     scored["toxic_rows"] = [float(any(contains(t, w) for w in ws)) for t, ws in zip(texts, marked, strict=True)]
     per_row = {m: [None if v == "" else round(float(v), 4) for v in scored[m]] for m in MEASURES}
-    write_cell(
-        kept, {"name": name, "flags": [str(f).replace(f"{ROOT}/", "") for f in infer_flags], "per_row": per_row}
-    )
+    write_cell(kept, {"name": name, "flags": flags, "per_row": per_row})
     return json.loads(kept.read_text())
 
 
@@ -186,7 +186,7 @@ def print_table(seeds: list[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--rows", type=int, nargs="+", default=[600, 2400])
+    parser.add_argument("--rows", type=int, nargs="+", choices=[600, 2400], default=[600, 2400])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--whole_texts", action="store_true", help="also tune models that repeat the whole text")
     parser.add_argument("--table", action="store_true", help="only print the table of finished cells")
@@ -198,7 +198,8 @@ def main() -> None:
         prepare(frame, rows)
         pairs = WORK / f"train_{rows}.csv"
         for seed in options.seeds:
-            spotting = ("--spotter", train_spotter(rows), "--must_change")  # all rows are known to be toxic
+            # all rows are known to be toxic
+            spotting = ("--spotter", train_spotter(rows), "--spot_threshold", THRESHOLD, "--must_change")
             cell(f"fill_r{rows}_s{seed}", "--base_model", train("fill", rows, seed), *spotting)
             if options.whole_texts:
                 cell(f"tuned_r{rows}_s{seed}", "--base_model", train("rewrite", rows, seed))

@@ -1,9 +1,8 @@
 """A rewriting survives the way through brackets and fillings; damaged answers do no harm outside the brackets."""
 
-import csv
-
 import pytest
 
+from utils.data import read_table
 from utils.edits import changed_words, edits_between, fill, join_words, mark, read_fillings, words_of, write_fillings
 from utils.metrics import is_copy
 from utils.params import TEST_FILE, TRAIN_FILE
@@ -18,13 +17,13 @@ def round_trip(source, rewriting):
     "source, rewriting, marked, fillings",
     [
         ("These fakers again.", "These drivers again.", "These [1: fakers] again.", "1: drivers"),
-        ("Useless lazy cooks, all.", "Cooks, all.", "[1: Useless lazy cooks], all.", "1: Cooks"),
+        ("Useless lazy cooks, all.", "Cooks, all.", "[1: Useless lazy] cooks, all.", "1: (drop)"),
         ("Two dumb rows of it", "Two rows of it", "Two [1: dumb] rows of it", "1: (drop)"),
         ("He came late", "He came a bit late", "He [1: came] late", "1: came a bit"),
         ("came late", "He came late", "[1: came] late", "1: He came"),
         ("a b c d e f g", "a X c d e f Y", "a [1: b] c d e f [2: g]", "1: X\n2: Y"),
-        # two words between two edits: one edit
-        ("a b c d e", "a X c d Y", "a [1: b c d e]", "1: X c d Y"),
+        # one word between two edits: one edit
+        ("a b c d", "a X c Y", "a [1: b c d]", "1: X c Y"),
         ("Men over 50, fat", "Men over 50", "Men over 50[1: , fat]", "1: (drop)"),
     ],
 )
@@ -36,23 +35,21 @@ def test_edits_by_hand(source, rewriting, marked, fillings):
 
 
 def test_the_same_words_need_no_edit():
-    assert edits_between("It's all fine.", "It's  all fine.") == []
+    assert edits_between("it's all fine.", "It's  all, fine!") == []  # case and punctuation are not unfair
     assert fill("It's all fine.", [], {}) == "It's all fine."
     assert edits_between("", "something") == [] and edits_between("...", "...") == []
 
 
 def test_every_embedded_rewriting_survives_the_round_trip():
-    """But for white space; one possessive apostrophe that stands apart from its word is the known exception."""
-    wrong = total = 0
+    total = 0
     for path in (TRAIN_FILE, TEST_FILE):
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                source, rewriting = row["biased_text"], row["debiased_text"]
-                total += 1
-                wrong += round_trip(source, rewriting).split() != rewriting.split()
-                assert bool(edits_between(source, rewriting)) == (row["bias"] == "Yes"), source
-                assert is_copy(rewriting, round_trip(source, rewriting))
-    assert total == 540 and wrong <= 1
+        for row in read_table(path).itertuples():
+            again = round_trip(row.biased_text, row.debiased_text)
+            assert is_copy(row.debiased_text, again)  # but for case, punctuation and spacing
+            assert row.biased_text[0].islower() or not again[0].islower()
+            assert bool(edits_between(row.biased_text, row.debiased_text)) == (row.bias == "Yes"), row.biased_text
+            total += 1
+    assert total == 540
 
 
 def test_dropped_spans_take_one_space_along():
@@ -90,8 +87,7 @@ def test_words_are_joined_over_one_word_that_was_not_chosen():
 
     text = "they are all the same, always"
     assert joined(text, "all", "same", "always") == ["all the same, always"]
-    assert joined(text, "they", "the") == ["they are all the"]  # two units between, as in edits_between
-    assert joined(text, "they", "same") == ["they", "same"]
+    assert joined(text, "they", "the") == ["they", "the"]
     assert joined("fools.\n\nStupid", "fools", "Stupid") == ["fools", "Stupid"]
     assert words_of("don't mother-in-law 7.5 ...") == [(0, 5), (6, 19), (20, 21), (22, 23)]
 

@@ -42,8 +42,8 @@ def words_of(text: str) -> list[Span]:
 def edits_between(source: str, rewriting: str) -> list[Edit]:
     """The edits that turn `source` into `rewriting`, from left to right.
 
-    Case, punctuation and spacing alone make no edit: nobody is treated unfairly by them. A pure insertion takes the word
-    before it along (the first one: the word after it), since there must be something to put into brackets.
+    Case, punctuation and spacing alone make no edit: nobody is treated unfairly by them. A pure insertion takes the
+    word before it along (the first one: the word after it), since there must be something to put into brackets.
     """
     before, after = list(_UNIT.finditer(source)), list(_UNIT.finditer(rewriting))
     sides = [[match.group().lower() for match in side] for side in (before, after)]
