@@ -8,8 +8,6 @@ from functools import lru_cache
 
 import torch
 
-from utils.edits import DROP
-
 Processor = Callable[[list[int], torch.Tensor], torch.Tensor]
 
 
@@ -24,7 +22,6 @@ def fill_guide(tokenizer, banned: Sequence[str], end_tokens: set[int]) -> Proces
     breaks = _blank_lines(tokenizer)
     numbers = [tokenizer(f"{number}:", add_special_tokens=False)["input_ids"] for number in range(1, len(banned) + 1)]
     spellings = [_spellings(tokenizer, word) for word in banned]
-    drop = tokenizer(f" {DROP}", add_special_tokens=False)["input_ids"][0]
 
     def process(written: list[int], scores: torch.Tensor) -> torch.Tensor:
         *before, line = tokenizer.decode(written).split("\n")
@@ -34,9 +31,6 @@ def fill_guide(tokenizer, banned: Sequence[str], end_tokens: set[int]) -> Proces
         if not line.startswith(f"{number + 1}:"):
             done = len(tokenizer(line, add_special_tokens=False)["input_ids"]) if line else 0
             return _only(numbers[number][done : done + 1] or ends, scores)
-        if line == f"{number + 1}:" and torch.softmax(scores.float(), dim=-1)[drop] < 0.5:
-            # there is one way to drop and many to replace: each of these alone is less likely, but not all together
-            scores[drop] = float("-inf")
         scores[breaks] = float("-inf")
         if number < len(banned) - 1:
             scores[ends] = float("-inf")

@@ -106,7 +106,7 @@ TEMPERATURE = 0.0  # greedy
 TOP_P = 1.0
 NUM_BEAMS = 1
 SHOTS = 0
-SPOT_THRESHOLD = 0.5  # probability above which a word is changed
+SPOT_THRESHOLD = 0.3  # probability above which a word is changed: an insult left costs more than a word too many
 
 # --- score.py and compare.py ---
 SCORERS = "meaning,overlap,facts,edits"
