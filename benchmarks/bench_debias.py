@@ -199,8 +199,8 @@ def main() -> None:
         pairs = WORK / f"train_{rows}.csv"
         for seed in options.seeds:
             # all rows are known to be toxic
-            spotting = ("--spotter", train_spotter(rows), "--spot_threshold", THRESHOLD, "--must_change")
-            cell(f"fill_r{rows}_s{seed}", "--base_model", train("fill", rows, seed), *spotting)
+            spotting = ("--spotter", train_spotter(rows), "--spot_threshold", THRESHOLD, "--spot_spread", THRESHOLD)
+            cell(f"fill_r{rows}_s{seed}", "--base_model", train("fill", rows, seed), *spotting, "--must_change")
             if options.whole_texts:
                 cell(f"tuned_r{rows}_s{seed}", "--base_model", train("rewrite", rows, seed))
         cell(f"delete_r{rows}", "--baseline", "delete", "--train_file", pairs)

@@ -26,9 +26,9 @@ run python training/merge.py --adapter_model $MODELS/adapter --output $MODELS/me
 
 # 3. Rewrite the test rows: the tuned model, the same base by prompt alone, and what needs no model.
 run python testing/infer.py --input $TEST --base_model $MODELS/merged --spotter $MODELS/spotter --output $OUT/tuned.csv \
-    --max_new_tokens 160 --overwrite
-run python testing/infer.py --input $TEST --base_model smollm2 --output $OUT/prompted.csv --max_new_tokens 160 --overwrite
-run python testing/infer.py --input $TEST --base_model smollm2 --shots 3 --output $OUT/few-shot.csv --max_new_tokens 160 --overwrite
+    --max_new_tokens 128 --overwrite
+run python testing/infer.py --input $TEST --base_model smollm2 --output $OUT/prompted.csv --max_new_tokens 128 --overwrite
+run python testing/infer.py --input $TEST --base_model smollm2 --shots 3 --output $OUT/few-shot.csv --max_new_tokens 128 --overwrite
 for baseline in copy delete reference; do
     run python testing/infer.py --input $TEST --baseline $baseline --output $OUT/$baseline.csv --overwrite
 done

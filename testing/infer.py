@@ -4,7 +4,7 @@
     python testing/infer.py                                       # datasets/content_moderation/test.csv
     python testing/infer.py --input posts.csv --input_column text --base_model models/merged
     cat lines.txt | python testing/infer.py --input - --output answers.csv
-    python testing/infer.py --spot_threshold 0.3                  # change more; for a model trained with --prompt fill
+    python testing/infer.py --spot_threshold 0.4                  # change more; for a model trained with --prompt fill
     python testing/infer.py --base_model smollm2 --shots 3        # few-shot prompted base
     python testing/infer.py --baseline delete                     # no model: what a rewriter must beat
 
@@ -189,7 +189,7 @@ def spotter_record(config: InferConfig) -> dict:
             f"--spotter {config.spotter}: no spotter there, and the model was trained to fill what a spotter marks: "
             "python training/train_spotter.py makes one"
         )
-    return {"sha256": file_sha256(weights), "threshold": config.spot_threshold}
+    return {"sha256": file_sha256(weights), "threshold": config.spot_threshold, "spread": config.spot_spread}
 
 
 def choose_template(config: InferConfig, ref: ModelRef) -> str:

@@ -86,12 +86,15 @@ def test_the_spotter_describes_itself(trained, tiny_model):
 
 def test_it_finds_the_words_again_and_one_at_least_where_asked(trained):
     spotter = load_spotter(trained[0] / "spotter")
-    bad, good = spot(spotter, ["a bad thing 21", "a good thing 21"], threshold=0.3)
+    bad, good = spot(spotter, ["a bad thing 21", "a good thing 21"], threshold=0.3, spread=0.3)
     assert [("a bad thing 21"[s.start : s.end], s.worst) for s in bad] == [("bad", "bad")] and good == []
-    assert spot(spotter, ["a bad thing"], threshold=0.999) == [[]]
-    (forced,) = spot(spotter, ["a bad thing"], threshold=0.999, at_least_one=True)
+    assert spot(spotter, ["a bad thing"], threshold=0.999, spread=0.3) == [[]]
+    (forced,) = spot(spotter, ["a bad thing"], threshold=0.999, spread=0.3, at_least_one=True)
     assert [s.worst for s in forced] == ["bad"]
-    assert spot(spotter, ["...", ""], threshold=0.3, at_least_one=True) == [[], []]
+    # beside a word over the threshold a weaker suspicion is enough
+    (alone,), (spread,) = (spot(spotter, ["a bad bold thing"], 0.3, low) for low in (0.3, 0.001))
+    assert [s.worst for s in alone] == ["bad"] and [(s.start, s.end) for s in spread] == [(0, 16)]
+    assert spot(spotter, ["...", ""], threshold=0.3, spread=0.3, at_least_one=True) == [[], []]
 
 
 def test_spot_and_fill_changes_what_was_spotted_and_nothing_else(trained, script, tmp_path):
@@ -99,7 +102,16 @@ def test_spot_and_fill_changes_what_was_spotted_and_nothing_else(trained, script
     texts = tmp_path / "in.csv"
     texts.write_text("biased_text,spotted_words\na bad thing 30,mine\nthe good thing 30,mine\n,\n")
     output = tmp_path / "out.csv"
-    flags = ["--adapter_model", folder / "adapter", "--spotter", folder / "spotter", "--spot_threshold", 0.3]
+    flags = [
+        "--adapter_model",
+        folder / "adapter",
+        "--spotter",
+        folder / "spotter",
+        "--spot_threshold",
+        0.3,
+        "--spot_spread",
+        0.3,
+    ]
     result = script(INFER, "--input", texts, "--output", output, *flags, "--max_new_tokens", 8)
     assert result.returncode == 0, result.stderr
     frame = read_table(output)

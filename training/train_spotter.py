@@ -9,10 +9,10 @@ Reads  datasets/content_moderation/train.csv, or any pairs file: the words to fi
 Writes models/spotter/: spotter.safetensors (some thousand numbers), metrics.json, run.json
 
 A small model that must repeat a text in order to change three words of it learns to repeat. With a spotter the work is
-cut in two: it puts brackets around what is unfair, and a model trained with --prompt fill writes what goes into them.
+cut in two: it puts brackets around what is unfair, and a model trained to fill brackets writes what goes into them.
 The printed figures are of words in rows that the spotter was not trained on (cross-validation over rows).
 
-Next: python training/train.py --prompt fill, and then testing/infer.py, which uses models/spotter by itself
+Next: python training/train.py --prompt fill (testing/infer.py then uses models/spotter by itself)
 """
 
 import logging

@@ -162,7 +162,8 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     prompt: str | None = setting(None, "prompt template; default: the one the model was trained with, else 'rewrite'")
     shots: int = setting(params.SHOTS, "worked examples from --train_file in the prompt")
     spotter: str = setting(str(params.SPOTTER_DIR), "marks what is unfair for a model trained with --prompt fill")
-    spot_threshold: float = setting(params.SPOT_THRESHOLD, "a word is changed if its probability is above this, 0..1")
+    spot_threshold: float = setting(params.SPOT_THRESHOLD, "a text is changed if a word is unfair with more than this")
+    spot_spread: float = setting(params.SPOT_SPREAD, "in such a text, all words above this probability are changed")
     must_change: bool = setting(False, "all texts are known to be unfair: change the most suspicious word at least")
     train_file: str = setting(str(params.TRAIN_FILE), "pairs for --shots and --baseline delete")
     baseline: Literal["copy", "delete", "reference"] | None = setting(
@@ -172,8 +173,11 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     def __post_init__(self):
         if self.baseline and (self.base_model or self.adapter_model):
             raise ValueError(f"--baseline {self.baseline} uses no model: leave --base_model and --adapter_model out")
-        if not 0 < self.spot_threshold < 1:
-            raise ValueError(f"--spot_threshold {self.spot_threshold}: give a probability between 0 and 1")
+        if not 0 < self.spot_spread <= self.spot_threshold < 1:
+            raise ValueError(
+                f"--spot_spread {self.spot_spread} and --spot_threshold {self.spot_threshold}: give probabilities "
+                "between 0 and 1, the first not above the second"
+            )
         if self.top_p != 1 and self.temperature == 0:
             raise ValueError(f"--top_p {self.top_p} has no effect on greedy decoding: add --temperature")
 

@@ -106,7 +106,8 @@ TEMPERATURE = 0.0  # greedy
 TOP_P = 1.0
 NUM_BEAMS = 1
 SHOTS = 0
-SPOT_THRESHOLD = 0.3  # probability above which a word is changed: an insult left costs more than a word too many
+SPOT_THRESHOLD = 0.5  # a text is changed if the probability of one of its words is above this
+SPOT_SPREAD = 0.2  # and then all its words above this: unfair words seldom come alone
 
 # --- score.py and compare.py ---
 SCORERS = "meaning,overlap,facts,edits"

@@ -140,19 +140,23 @@ class Spot:
         return self.start, self.end
 
 
-def spot(spotter: Spotter, texts: list[str], threshold: float, at_least_one: bool = False) -> list[list[Spot]]:
-    """What to change in each text.
+def spot(
+    spotter: Spotter, texts: list[str], threshold: float, spread: float, at_least_one: bool = False
+) -> list[list[Spot]]:
+    """What to change in each text. Two thresholds, since unfair words seldom come alone: few fair texts hold a word
+    that is suspicious by itself, and beside such a word a weaker suspicion is enough.
 
     Args:
-        threshold: a word is chosen if its probability, 0..1, is above this.
-        at_least_one: the texts are known to be unfair: where no word is chosen, take the most probable one.
+        threshold: a text is changed if the probability, 0..1, of one of its words is above this.
+        spread: in such a text, all words above this are changed.
+        at_least_one: the texts are known to be unfair: where no word reaches the threshold, take the most probable.
     """
     tokenizer, model = load_tokenizer(spotter.ref), load_base(spotter.ref, spotter.quantization).eval()
-    limit = np.log(threshold / (1 - threshold))
+    high, low = (np.log(share / (1 - share)) for share in (threshold, spread))
     found = []
     for text, features in zip(texts, word_features(model, tokenizer, texts, spotter.layers), strict=True):
         words, scores = words_of(text), features @ spotter.weight + spotter.bias
-        chosen = scores > limit
+        chosen = (scores > low) & (scores.max(initial=-np.inf) > high)
         if at_least_one and len(scores) and not chosen.any():
             chosen = scores == scores.max()
         spots = []
