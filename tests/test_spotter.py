@@ -74,6 +74,7 @@ def trained(tmp_path_factory, tiny_model):
     return folder, result.stdout
 
 
+@pytest.mark.slow
 def test_the_spotter_describes_itself(trained, tiny_model):
     folder, printed = trained
     metrics = json.loads((folder / "spotter" / "metrics.json").read_text())
@@ -84,6 +85,7 @@ def test_the_spotter_describes_itself(trained, tiny_model):
     assert {p.name for p in (folder / "spotter").iterdir()} == {"spotter.safetensors", "metrics.json", "run.json"}
 
 
+@pytest.mark.slow
 def test_it_finds_the_words_again_and_one_at_least_where_asked(trained):
     spotter = load_spotter(trained[0] / "spotter")
     bad, good = spot(spotter, ["a bad thing 21", "a good thing 21"], threshold=0.3, spread=0.3)
@@ -97,6 +99,7 @@ def test_it_finds_the_words_again_and_one_at_least_where_asked(trained):
     assert spot(spotter, ["...", ""], threshold=0.3, spread=0.3, at_least_one=True) == [[], []]
 
 
+@pytest.mark.slow
 def test_spot_and_fill_changes_what_was_spotted_and_nothing_else(trained, script, tmp_path):
     folder, _ = trained
     texts = tmp_path / "in.csv"
@@ -129,6 +132,7 @@ def test_spot_and_fill_changes_what_was_spotted_and_nothing_else(trained, script
     assert json.loads(frame["spotted_words"][0]) != [] and json.loads(frame["spotted_words"][1]) == []
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_contradicts_is_said_in_one_line(trained, script, tmp_path, pairs_csv, tiny_model):
     folder, _ = trained
     flags = ["--adapter_model", folder / "adapter", "--input", pairs_csv, "--output", tmp_path / "out.csv"]
