@@ -43,9 +43,7 @@ def load_rows(config: SpotterConfig) -> tuple[list[dict], list[np.ndarray]]:
     labels = [np.array(changed_words(row["prompt"], row["completion"]), dtype=bool) for row in rows]
     changed = len({row["prompt"] for row, label in zip(rows, labels, strict=True) if label.any()})
     if changed < 2 * params.SPOT_FOLDS or all(label.all() for label in labels):
-        raise UserError(
-            f"{config.input}: {changed} of {len(rows)} rows change some of their words: too few to learn from"
-        )
+        raise UserError(f"{config.input}: {changed} of {len(rows)} rows change some words: too few to learn from")
     return rows, labels
 
 
