@@ -18,7 +18,7 @@ INFER, SCORE, COMPARE = (ROOT / "testing" / f"{name}.py" for name in ("infer", "
 
 @pytest.mark.smoke
 def test_it_learns_to_rewrite(script, tmp_path):
-    """A hundred rows, one pass: what is tuned is nearer to the human rewriting than the base by prompt alone, and bolder."""
+    """A hundred rows, one pass: nearer to the human rewriting than the base by prompt alone, and bold enough."""
     adapter, merged, spotter = tmp_path / "adapter", tmp_path / "merged", tmp_path / "spotter"
     result = script(TRAIN_SPOTTER, "--limit", 120, "--output", spotter)
     assert result.returncode == 0, result.stderr
