@@ -38,7 +38,7 @@ REFERENCES = ("neutral1", "neutral2", "neutral3")
 TEST_ROWS = TUNING_ROWS = 200
 # passes for each way to write the answer, by number of rows; chosen on the tuning rows
 EPOCHS = {"fill": {600: 3, 2400: 1}, "rewrite": {600: 3, 2400: 1}}
-THRESHOLD = 0.8  # of the spotter, chosen on the tuning rows
+SPREAD = 0.8  # of the spotter, chosen on the tuning rows
 LEARNING_RATE = 3e-4
 MEASURES = ("chrf", "biased_words_left", "toxic_rows", "copied", "length_ratio")
 
@@ -199,8 +199,8 @@ def main() -> None:
         pairs = WORK / f"train_{rows}.csv"
         for seed in options.seeds:
             # all rows are known to be toxic
-            spotting = ("--spotter", train_spotter(rows), "--spot_threshold", THRESHOLD, "--spot_spread", THRESHOLD)
-            cell(f"fill_r{rows}_s{seed}", "--base_model", train("fill", rows, seed), *spotting, "--must_change")
+            spotting = ("--spotter", train_spotter(rows), "--spot_threshold", 0, "--spot_spread", SPREAD)
+            cell(f"fill_r{rows}_s{seed}", "--base_model", train("fill", rows, seed), *spotting)
             if options.whole_texts:
                 cell(f"tuned_r{rows}_s{seed}", "--base_model", train("rewrite", rows, seed))
         cell(f"delete_r{rows}", "--baseline", "delete", "--train_file", pairs)

@@ -34,12 +34,9 @@ for baseline in copy delete reference; do
 done
 
 # 4. Score and compare, row by row, with the prompted base.
-inputs=()
-for system in prompted few-shot copy delete reference tuned; do
-    run python testing/score.py --input $OUT/$system.csv
-    inputs+=("$system=$OUT/$system.scores.csv")
-done
-run python testing/compare.py --output datasets/reports/demo --overwrite --inputs "${inputs[@]}"
+run python testing/score.py --input $OUT/{prompted,few-shot,copy,delete,reference,tuned}.csv
+run python testing/compare.py --inputs $OUT/{prompted,few-shot,copy,delete,reference,tuned}.scores.csv \
+    --output datasets/reports/demo --overwrite
 
 printf '\nThese figures are a demo: 120 texts written for this repo. Figures on real data: benchmarks/RESULTS.md\n'
 printf 'try it:  .venv/bin/python testing/infer.py --base_model %s/merged --spotter %s/spotter --input_text "..."\n' $MODELS $MODELS

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 BASELINES = ("copy", "delete", "reference", "prompted", "few-shot")
 
 
-def read_systems(inputs: list[str]) -> dict[str, pd.DataFrame]:
+def read_systems(inputs: list[str], limit: int | None = None) -> dict[str, pd.DataFrame]:
     """Scored files by name, reduced to the rows that all of them have, in one order."""
     if len(inputs) < 2:
         raise UserError("--inputs: give two or more .scores.csv files (testing/score.py makes them)")
@@ -44,7 +44,7 @@ def read_systems(inputs: list[str]) -> dict[str, pd.DataFrame]:
         name = name if equals else path.name.removesuffix(".scores.csv")
         if name in systems:
             raise UserError(f"--inputs: two files are called {name}: write NAME=FILE")
-        frame = read_table(path)
+        frame = read_table(path, limit)
         require_columns(frame, ["id"], path, "testing/score.py")
         systems[name] = frame.set_index("id")
     shared = next(iter(systems.values())).index
@@ -129,7 +129,7 @@ def tables(result: dict, confidence: float) -> str:
 
 
 def main(config: CompareConfig) -> None:
-    systems = read_systems(config.inputs)
+    systems = read_systems(config.inputs, config.limit)
     if not measures_of(systems):
         raise UserError("--inputs: the files share no measure: score them with the same --scorers")
     record = start_record(config, [Path(item.partition("=")[2] or item) for item in config.inputs])

@@ -136,7 +136,7 @@ def main(config: InferConfig) -> None:
             details["train_file"] = content_id(*map(str, read_rewritings(config.train_file)))
         if template == "fill":
             details["spotter"] = spotter_record(config)
-        shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "seed", "must_change"]
+        shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "seed"]
         fingerprint = details | {key: getattr(config, key) for key in shaping} | {"column": config.input_column}
         progress = Progress(output, fingerprint, config.overwrite)
         logger.info(
@@ -196,8 +196,6 @@ def choose_template(config: InferConfig, ref: ModelRef) -> str:
     template = config.prompt or ref.record.get("prompt") or "rewrite"
     if template not in REWRITE_TEMPLATES:
         raise UserError(f"--prompt {template}: there are {', '.join(REWRITE_TEMPLATES)}")
-    if config.must_change and template != "fill":
-        raise UserError("--must_change needs a model that was trained with --prompt fill")
     return template
 
 

@@ -1,9 +1,10 @@
-"""Scores a results file: one column per measure, and a summary with n and intervals.
+"""Scores results files: one column per measure, and a summary with n and intervals.
 
     python testing/score.py --input datasets/results/test_merged.csv
+    python testing/score.py --input datasets/results/*.csv        # several at once: models are loaded once
     python testing/score.py --scorers overlap,edits --reference_columns neutral1,neutral2,neutral3 --input out.csv
 
-Reads  a results file of testing/infer.py (or any table with the source, the rewriting and, for some, the reference)
+Reads  results files of testing/infer.py (or any table with the source, the rewriting and, for some, the reference)
 Writes <input>.scores.csv: every input column, and one per measure; <input>.summary.json: mean, 95 % interval,
        n scored / n total, and what each measure means
 
@@ -33,12 +34,14 @@ from utils.stats import mean_interval
 logger = logging.getLogger(__name__)
 
 
-def newest_result() -> Path:
-    """The results file written last, for a call without --input."""
-    files = [p for p in params.RESULTS_DIR.glob("*.csv") if not p.name.endswith(".scores.csv")]
+def results_files(given: list[str]) -> list[Path]:
+    """The files to score: those given, without scores that stand among them; else the results written last."""
+    files = [Path(name) for name in given] or list(params.RESULTS_DIR.glob("*.csv"))
+    files = [path for path in files if not path.name.endswith(".scores.csv")]
     if not files:
-        raise UserError(f"--input: {params.RESULTS_DIR} holds no results: python testing/infer.py makes them")
-    return max(files, key=lambda path: path.stat().st_mtime)
+        where = "only scores are given" if given else f"{params.RESULTS_DIR} holds no results"
+        raise UserError(f"--input: {where}: python testing/infer.py makes results")
+    return files if given else [max(files, key=lambda path: path.stat().st_mtime)]
 
 
 def summarise(scores: pd.DataFrame, scorers: dict, seed: int) -> dict[str, dict]:
@@ -57,24 +60,21 @@ def summarise(scores: pd.DataFrame, scorers: dict, seed: int) -> dict[str, dict]
     return summary
 
 
-def main(config: ScoreConfig) -> None:
-    scorers = load_scorers(config.scorers)
-    source = Path(config.input) if config.input else newest_result()
-    frame = read_table(source, config.limit)
-    require_columns(frame, [config.input_column, config.output_column], source, "--input_column and --output_column")
+def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame:
+    frame = read_table(path, config.limit)
+    require_columns(frame, [config.input_column, config.output_column], path, "--input_column and --output_column")
     if "overlap" in scorers:
-        require_columns(
-            frame,
-            config.reference_columns.split(","),
-            source,
-            "--reference_columns, or leave overlap out of --scorers",
-        )
-    frame = with_ids(frame, config.input_column)
-    record = start_record(config, [source])
+        flag = "--reference_columns, or leave overlap out of --scorers"
+        require_columns(frame, config.reference_columns.split(","), path, flag)
+    return with_ids(frame, config.input_column)
 
+
+def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfig) -> None:
+    """Scores one file, writes what stands beside it, and prints the summary."""
+    record = start_record(config, [path])
     columns, anchors = [], {}
     for name, module in scorers.items():
-        logger.info("%s on %d rows of %s", name, len(frame), source)
+        logger.info("%s on %d rows of %s", name, len(frame), path)
         values, extra = module.score(frame, config)
         columns.append(values)
         anchors |= {f"{name}_{key}": value for key, value in extra.items()}
@@ -83,12 +83,12 @@ def main(config: ScoreConfig) -> None:
         scores[frame["status"] == "too_long"] = float("nan")  # never answered: neither good nor bad
     summary = summarise(scores, scorers, config.seed)
 
-    stem = source.with_suffix("")
+    stem = path.with_suffix("")
     write_table(pd.concat([frame, scores], axis=1), Path(f"{stem}.scores.csv"))
     write_json(Path(f"{stem}.summary.json"), {"measures": summary, "anchors": anchors})
     finish_record(record, Path(f"{stem}.scores.csv"), counts={"rows": len(frame)})
 
-    print(f"{source}: {len(frame)} rows")
+    print(f"{path}: {len(frame)} rows")
     rows = [
         [name, f"{s['mean']:.3f}", f"{s['low']:.3f} to {s['high']:.3f}", f"{s['scored']}/{s['total']}", s["meaning"]]
         if s["scored"]
@@ -98,6 +98,14 @@ def main(config: ScoreConfig) -> None:
     print(markdown_table(["measure", "mean", "95 % interval", "rows", "meaning"], rows))
     if anchors:
         print("anchors: " + ", ".join(f"{name} {value:.3f}" for name, value in anchors.items()))
+
+
+def main(config: ScoreConfig) -> None:
+    scorers = load_scorers(config.scorers)
+    files = results_files(config.input)
+    frames = [read_results(path, config, scorers) for path in files]  # a mistake in the last one shows at once
+    for path, frame in zip(files, frames, strict=True):
+        score_one(path, frame, scorers, config)
 
 
 if __name__ == "__main__":

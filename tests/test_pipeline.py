@@ -151,6 +151,39 @@ def test_a_killed_training_leaves_no_final_name_and_the_next_run_starts_clean(ti
 
 
 @pytest.mark.slow
+def test_training_stops_when_it_gets_worse_and_keeps_its_best_checkpoint(tiny_model, pairs_csv, script, tmp_path):
+    """A learning rate far too high: the loss falls once or not at all, then explodes."""
+    from utils.likelihood import completion_loss
+    from utils.models import load_model, load_tokenizer, resolve
+    from utils.prompts import rewrite_messages
+
+    held_out = tmp_path / "held_out.csv"
+    held_out.write_text("biased_text,debiased_text\nbad thing 77,thing 77\n")
+    output = tmp_path / "adapter"
+    result = script(TRAIN, "--base_model", tiny_model, "--input", pairs_csv, "--validation", held_out, "--output", output,
+                    *QUICK, "--epochs", 40, "--eval_steps", 1, "--lr", 3, "--warmup_ratio", 0, "--patience", 2,
+                    "--lr_scheduler", "constant", "--quantization", "none", "--compute_dtype", "float32")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((output / "metrics.json").read_text())
+    losses = {e["step"]: e["eval_loss"] for e in metrics["history"] if "eval_loss" in e and e["step"]}
+    best = min(losses, key=losses.get)
+    assert metrics["validation_loss"] == losses[best] and metrics["best_step"] == best
+    assert metrics["steps"] == best + 2 < 40 * 3  # two evaluations without a better loss
+    assert losses[metrics["steps"]] > losses[best]
+
+    ref = resolve(None, output)
+    tokenizer = load_tokenizer(ref, side="right")
+    prompt = rewrite_messages("bad thing 77", "rewrite")
+    opening = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(opening + "thing 77<|im_end|>\n", return_tensors="pt")["input_ids"]
+    labels = ids.clone()
+    labels[:, : len(tokenizer(opening)["input_ids"])] = -100
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    with torch.inference_mode():
+        assert completion_loss(load_model(ref), batch).item() == pytest.approx(losses[best], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_seeds_give_one_adapter_each_and_the_best_one_on_top(tiny_model, pairs_csv, script, tmp_path):
     output = tmp_path / "adapter"
     result = script(

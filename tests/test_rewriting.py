@@ -29,8 +29,8 @@ def seen(monkeypatch):
     """Replaces what needs a model. Answers come in another order than the questions."""
     calls = {}
 
-    def scripted_spot(spotter, texts, threshold, spread, at_least_one):
-        calls["spot"] = (texts, threshold, spread, at_least_one)
+    def scripted_spot(spotter, texts, threshold, spread):
+        calls["spot"] = (texts, threshold, spread)
         return spots(texts)
 
     def scripted_answers(model, tokenizer, chats, config, guides):
@@ -51,10 +51,10 @@ def seen(monkeypatch):
 
 
 def test_each_text_gets_its_own_fillings_and_only_those(seen):
-    config = InferConfig(spotter="here", spot_threshold=0.4, spot_spread=0.2, must_change=True, max_prompt_tokens=8)
+    config = InferConfig(spotter="here", spot_threshold=0.4, spot_spread=0.2, max_prompt_tokens=8)
     answers = dict(rewrite(config, ModelRef("m", "m"), "fill", TEXTS))
     assert str(seen["folder"]) == "here"
-    assert seen["spot"] == ([TEXTS[0], TEXTS[1], TEXTS[3], TEXTS[4]], 0.4, 0.2, True)
+    assert seen["spot"] == ([TEXTS[0], TEXTS[1], TEXTS[3], TEXTS[4]], 0.4, 0.2)
     assert seen["prompts"] == ["a [1: dumb] row", "[1: lazy] cooks and [2: rude] men", "[1: hidden]"]
     assert seen["guides"] == [["dumb"], ["lazy", "rude"], ["hidden"]]
     assert answers == {

@@ -9,7 +9,16 @@ import torch
 from utils.data import read_table
 from utils.models import load_base, load_tokenizer, resolve
 from utils.params import ROOT
-from utils.spotter import fit, layers_to_read, load_spotter, spot, word_features
+from utils.spotter import (
+    Probe,
+    fit,
+    fit_probes,
+    layers_to_read,
+    load_spotter,
+    log_odds,
+    spot,
+    word_features,
+)
 
 TRAIN_SPOTTER, TRAIN = ROOT / "training" / "train_spotter.py", ROOT / "training" / "train.py"
 INFER = ROOT / "testing" / "infer.py"
@@ -24,15 +33,34 @@ def test_the_fitted_weights_take_raw_features():
     """Standardising is folded into them, so that a spotter is one weight per feature."""
     from sklearn.linear_model import LogisticRegression
 
-    from utils import params
-
     rng = np.random.default_rng(0)
     x = rng.normal(5, [1.0, 20.0, 0.1], (200, 3)).astype(np.float32)
     y = x[:, 0] + 0.05 * x[:, 1] > 5.2
-    weight, bias = fit(x, y)
+    probe = fit(x, y, strength=0.1)
     z = (x - x.mean(0)) / (x.std(0) + 1e-3)
-    wanted = LogisticRegression(C=params.SPOT_C, max_iter=1000).fit(z, y).decision_function(z)
-    assert np.allclose(x @ weight + bias, wanted, atol=1e-3)
+    wanted = LogisticRegression(C=0.1, max_iter=1000).fit(z, y).decision_function(z)
+    assert np.allclose(probe(x), wanted, atol=1e-3)
+
+
+def test_with_one_kind_only_there_is_nothing_to_learn():
+    x = np.ones((4, 2), dtype=np.float32)
+    for labels in (np.ones(4, dtype=bool), np.zeros(4, dtype=bool)):
+        assert fit(x, labels, strength=1)(x).tolist() == [0, 0, 0, 0]
+
+
+def test_a_text_is_judged_by_its_tone_and_by_its_worst_word():
+    word, tone = Probe(np.array([1.0, 0.0]), 0.0), Probe(np.array([0.0, 1.0]), 1.0)
+    words, text = log_odds(word, tone, np.array([[1.0, 2.0], [5.0, 4.0]]))
+    assert words.tolist() == [1, 5] and text == ((3 + 1) + 5) / 2
+
+
+def test_tone_is_learned_from_the_mean_over_the_words():
+    """The words that change look like any other here; only the mean of the second feature tells the texts apart."""
+    rng = np.random.default_rng(0)
+    features = [rng.normal([0, 3 * (n % 2)], 1, (6, 2)).astype(np.float32) for n in range(40)]
+    labels = [np.array([n % 2 == 1] + [False] * 5) for n in range(40)]
+    _, tone = fit_probes(features, labels)
+    assert all((tone(text.mean(0)) > 0) == label.any() for text, label in zip(features, labels, strict=True))
 
 
 def test_features_are_those_of_the_second_reading_and_do_not_depend_on_the_batch(tiny_model):
@@ -78,7 +106,7 @@ def trained(tmp_path_factory, tiny_model):
 def test_the_spotter_describes_itself(trained, tiny_model):
     folder, printed = trained
     metrics = json.loads((folder / "spotter" / "metrics.json").read_text())
-    assert metrics["auc"] > 0.95 and metrics["row_auc"] > 0.95 and "--spot_threshold" in printed
+    assert metrics["auc"] > 0.95 and metrics["text_auc"] > 0.95 and "probability above" in printed
     assert metrics["words"] == 480 and metrics["to_change"] == pytest.approx(60 / 480)
     record = json.loads((folder / "spotter" / "run.json").read_text())
     assert record["model"]["name"] == str(tiny_model) and record["layers"] == [1, 2]
@@ -86,17 +114,17 @@ def test_the_spotter_describes_itself(trained, tiny_model):
 
 
 @pytest.mark.slow
-def test_it_finds_the_words_again_and_one_at_least_where_asked(trained):
+def test_it_finds_the_words_again_and_the_worst_one_in_any_case(trained):
     spotter = load_spotter(trained[0] / "spotter")
     bad, good = spot(spotter, ["a bad thing 21", "a good thing 21"], threshold=0.3, spread=0.3)
     assert [("a bad thing 21"[s.start : s.end], s.worst) for s in bad] == [("bad", "bad")] and good == []
-    assert spot(spotter, ["a bad thing"], threshold=0.999, spread=0.3) == [[]]
-    (forced,) = spot(spotter, ["a bad thing"], threshold=0.999, spread=0.3, at_least_one=True)
-    assert [s.worst for s in forced] == ["bad"]
+    assert spot(spotter, ["a bad thing"], threshold=0.9999, spread=0.3) == [[]]
+    forced, worst_only = (spot(spotter, ["a bad thing"], 0, spread)[0] for spread in (0.3, 1))
+    assert [s.worst for s in forced] == [s.worst for s in worst_only] == ["bad"]
     # beside a word over the threshold a weaker suspicion is enough
     (alone,), (spread,) = (spot(spotter, ["a bad bold thing"], 0.3, low) for low in (0.3, 0.001))
     assert [s.worst for s in alone] == ["bad"] and [(s.start, s.end) for s in spread] == [(0, 16)]
-    assert spot(spotter, ["...", ""], threshold=0.3, spread=0.3, at_least_one=True) == [[], []]
+    assert spot(spotter, ["...", ""], threshold=0, spread=0.3) == [[], []]
 
 
 @pytest.mark.slow
@@ -123,7 +151,12 @@ def test_spot_and_fill_changes_what_was_spotted_and_nothing_else(trained, script
     first, second, empty = frame["generated_text"]
     assert first.startswith("a ") and first.endswith(" thing 30") and "bad" not in first
     assert (second, empty) == ("the good thing 30", "")
-    longer = ["--must_change", "--max_prompt_tokens", 20]  # the second text has 18 characters, and so many tokens
+    longer = [
+        "--spot_threshold",
+        0,
+        "--max_prompt_tokens",
+        20,
+    ]  # the first text has 17 characters, so many tokens
     texts.write_text("biased_text\nthe good thing 30\n" + "long " * 9 + "\n")
     result = script(INFER, "--input", texts, "--output", output, *flags, "--max_new_tokens", 8, "--overwrite", *longer)
     assert result.returncode == 0, result.stderr
@@ -142,8 +175,6 @@ def test_what_is_missing_or_contradicts_is_said_in_one_line(trained, script, tmp
     ]:
         result = script(INFER, *flags, *extra)
         assert result.returncode == 2 and said in result.stderr.splitlines()[-1]
-    result = script(INFER, "--base_model", tiny_model, "--input", pairs_csv, "--must_change")
-    assert result.returncode == 2 and "--prompt fill" in result.stderr
     fair = tmp_path / "fair.csv"
     fair.write_text("biased_text,debiased_text\n" + "".join(f"row {i},row {i}\n" for i in range(9)))
     result = script(TRAIN_SPOTTER, "--input", fair, "--output", tmp_path / "s")

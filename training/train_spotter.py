@@ -1,4 +1,4 @@
-"""Teaches a spotter to find the words that a fair rewriting changes: a linear layer on a frozen language model.
+"""Teaches a spotter to find unfair texts and the words to change in them: linear layers on a frozen language model.
 
     python training/train_spotter.py                                     # the embedded model and data: two minutes
     python training/train_spotter.py --input pairs.csv --input_column toxic --output_column neutral
@@ -10,7 +10,7 @@ Writes models/spotter/: spotter.safetensors (some thousand numbers), metrics.jso
 
 A small model that must repeat a text in order to change three words of it learns to repeat. With a spotter the work is
 cut in two: it puts brackets around what is unfair, and a model trained to fill brackets writes what goes into them.
-The printed figures are of words in rows that the spotter was not trained on (cross-validation over rows).
+The printed figures are of rows that the spotter was not trained on (cross-validation over rows).
 
 Next: python training/train.py --prompt fill (testing/infer.py then uses models/spotter by itself)
 """
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils import params
 from utils.configs import SpotterConfig
 from utils.data import read_pairs
-from utils.edits import changed_words
+from utils.edits import changed_words, words_of
 from utils.helpers import UserError, describe, parse_config, run_stage
 from utils.models import load_base, load_tokenizer, model_record, resolve
 from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
@@ -40,10 +40,15 @@ def load_rows(config: SpotterConfig) -> tuple[list[dict], list[np.ndarray]]:
     rows = read_pairs(config.input, config.input_column, config.output_column, config.limit)
     if not all(row["templated"] for row in rows):
         raise UserError(f"{config.input} holds no pairs: see --input_column and --output_column")
+    rows = [row for row in rows if words_of(row["prompt"])]
     labels = [np.array(changed_words(row["prompt"], row["completion"]), dtype=bool) for row in rows]
     changed = len({row["prompt"] for row, label in zip(rows, labels, strict=True) if label.any()})
     if changed < 2 * params.SPOT_FOLDS or all(label.all() for label in labels):
         raise UserError(f"{config.input}: {changed} of {len(rows)} rows change some words: too few to learn from")
+    if all(label.any() for label in labels):
+        logger.warning(
+            "%s holds no fair text: whole texts cannot be judged, rewrite with --spot_threshold 0", config.input
+        )
     return rows, labels
 
 
@@ -62,46 +67,53 @@ def cross_validate(features: list[np.ndarray], labels: list[np.ndarray], sources
     from sklearn.metrics import average_precision_score, roc_auc_score
     from sklearn.model_selection import GroupKFold
 
-    from utils.spotter import fit
+    from utils.spotter import fit_probes, log_odds
 
-    x, y = np.concatenate(features), np.concatenate(labels)
-    row_of = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
-    source_of = np.unique(sources, return_inverse=True)[1][row_of]  # one text with two rewritings stays together
-    probability = np.zeros(len(y))
-    for seen, unseen in GroupKFold(params.SPOT_FOLDS).split(x, y, source_of):
-        weight, bias = fit(x[seen], y[seen])
-        probability[unseen] = expit(x[unseen] @ weight + bias)
-    unfair = np.array([row.any() for row in labels])
-    highest = np.array([probability[row_of == n].max(initial=0) for n in range(len(labels))])
+    scores: list = [None] * len(labels)
+    for seen, unseen in GroupKFold(params.SPOT_FOLDS).split(sources, groups=sources):  # one text stays on one side
+        probes = fit_probes([features[i] for i in seen], [labels[i] for i in seen])
+        for i in unseen:
+            scores[i] = log_odds(*probes, features[i])
+    y, unfair = np.concatenate(labels), np.array([label.any() for label in labels])
+    probability = expit(np.concatenate([words for words, _ in scores]))
+    text_probability = expit(np.array([text for _, text in scores]))
     return {
+        "texts": len(unfair),
+        "unfair": float(unfair.mean()),
         "words": len(y),
         "to_change": float(y.mean()),
         "auc": roc_auc_score(y, probability),
         "average_precision": average_precision_score(y, probability),
-        "row_auc": roc_auc_score(unfair, highest) if not unfair.all() else None,
+        "text_auc": roc_auc_score(unfair, text_probability) if not unfair.all() else None,
         "thresholds": {
             str(threshold): {
-                "precision": float(y[probability > threshold].mean()) if (probability > threshold).any() else None,
-                "recall": float((probability[y] > threshold).mean()),
-                "unfair_rows_found": float((highest[unfair] > threshold).mean()),
-                "fair_rows_flagged": float((highest[~unfair] > threshold).mean()) if not unfair.all() else None,
+                "words_precision": share(y[probability > threshold]),
+                "words_recall": share(probability[y] > threshold),
+                "unfair_texts_found": share(text_probability[unfair] > threshold),
+                "fair_texts_flagged": share(text_probability[~unfair] > threshold),
             }
             for threshold in params.SPOT_THRESHOLDS
         },
     }
 
 
+def share(truths: np.ndarray) -> float | None:
+    """Share of the given booleans that are true; None without any."""
+    return float(truths.mean()) if len(truths) else None
+
+
 def print_metrics(metrics: dict) -> None:
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    names = ("precision", "recall", "unfair_rows_found", "fair_rows_flagged")
+    names = ("words_precision", "words_recall", "unfair_texts_found", "fair_texts_flagged")
     rows = [[t, *(cell(found[name]) for name in names)] for t, found in metrics["thresholds"].items()]
-    print(markdown_table(["--spot_threshold", *(name.replace("_", " ") for name in names)], rows))
+    print(markdown_table(["probability above", *(name.replace("_", " ") for name in names)], rows))
     print(
         f"{metrics['words']} words, {metrics['to_change']:.0%} to change; words ranked with AUC {metrics['auc']:.3f}, "
-        f"average precision {metrics['average_precision']:.3f}; rows with AUC {cell(metrics['row_auc'])}"
+        f"average precision {metrics['average_precision']:.3f}"
     )
+    print(f"{metrics['texts']} texts, {metrics['unfair']:.0%} unfair; ranked with AUC {cell(metrics['text_auc'])}")
 
 
 def main(config: SpotterConfig) -> None:
@@ -112,9 +124,7 @@ def main(config: SpotterConfig) -> None:
     logger.info("training a spotter on %s (%s)", ref.name, describe(config))
     record = start_record(config, [Path(config.input)])
 
-    from safetensors.numpy import save_file
-
-    from utils.spotter import WEIGHTS_NAME, fit, layers_to_read, word_features
+    from utils.spotter import WEIGHTS_NAME, fit_probes, layers_to_read, save_spotter, word_features
 
     tokenizer = load_tokenizer(ref)
     rows, labels = short_enough(rows, labels, tokenizer)
@@ -123,9 +133,8 @@ def main(config: SpotterConfig) -> None:
     sources = [row["prompt"] for row in rows]
     features = word_features(model, tokenizer, sources, layers)
     metrics = cross_validate(features, labels, sources)
-    weight, bias = fit(np.concatenate(features), np.concatenate(labels))
     with whole_folder(output, config.overwrite) as folder:
-        save_file({"weight": weight, "bias": np.array([bias], dtype=np.float32)}, folder / WEIGHTS_NAME)
+        save_spotter(*fit_probes(features, labels), folder / WEIGHTS_NAME)
         write_json(folder / "metrics.json", metrics)
         finish_record(record, folder, model=model_record(ref), layers=layers, counts={"rows": len(rows)})
     print_metrics(metrics)

@@ -13,7 +13,7 @@ def setting(default: Any, help: str) -> Any:
 
 @dataclass
 class RunConfig:
-    """What every stage understands."""
+    """What every stage that reads rows understands."""
 
     seed: int = setting(params.SEED, "seed of every shuffle, split and initialisation")
     limit: int | None = setting(None, "use only the first N rows")
@@ -145,10 +145,11 @@ class TrainConfig(ModelConfig, RunConfig):
 
 
 @dataclass
-class MergeConfig(RunConfig):
+class MergeConfig:
     adapter_model: str = setting(str(params.ADAPTER_DIR), "folder of the adapter, written by training/train.py")
     base_model: str | None = setting(None, "only for an adapter without a run record: the base that it was trained on")
     output: str = setting(str(params.MERGED_DIR), "folder for the stand-alone model")
+    overwrite: bool = setting(False, "replace an output that is already there")
 
 
 @dataclass
@@ -162,9 +163,14 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     prompt: str | None = setting(None, "prompt template; default: the one the model was trained with, else 'rewrite'")
     shots: int = setting(params.SHOTS, "worked examples from --train_file in the prompt")
     spotter: str = setting(str(params.SPOTTER_DIR), "marks what is unfair for a model trained with --prompt fill")
-    spot_threshold: float = setting(params.SPOT_THRESHOLD, "a text is changed if a word is unfair with more than this")
-    spot_spread: float = setting(params.SPOT_SPREAD, "in such a text, all words above this probability are changed")
-    must_change: bool = setting(False, "all texts are known to be unfair: change the most suspicious word at least")
+    spot_threshold: float = setting(
+        params.SPOT_THRESHOLD,
+        "change a text that is unfair with more than this probability; 0: every text",
+    )
+    spot_spread: float = setting(
+        params.SPOT_SPREAD,
+        "in such a text change all words above this probability, and the worst one in any case",
+    )
     train_file: str = setting(str(params.TRAIN_FILE), "pairs for --shots and --baseline delete")
     baseline: Literal["copy", "delete", "reference"] | None = setting(
         None, "no model: the source itself, the source without words learned from --train_file, the human rewriting"
@@ -173,18 +179,19 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     def __post_init__(self):
         if self.baseline and (self.base_model or self.adapter_model):
             raise ValueError(f"--baseline {self.baseline} uses no model: leave --base_model and --adapter_model out")
-        if not 0 < self.spot_spread <= self.spot_threshold < 1:
-            raise ValueError(
-                f"--spot_spread {self.spot_spread} and --spot_threshold {self.spot_threshold}: give probabilities "
-                "between 0 and 1, the first not above the second"
-            )
+        for flag in ("spot_threshold", "spot_spread"):
+            if not 0 <= getattr(self, flag) <= 1:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: give a probability between 0 and 1")
         if self.top_p != 1 and self.temperature == 0:
             raise ValueError(f"--top_p {self.top_p} has no effect on greedy decoding: add --temperature")
 
 
 @dataclass
 class ScoreConfig(RunConfig):
-    input: str | None = setting(None, "results file of testing/infer.py; default: the newest in datasets/results/")
+    input: list[str] = field(
+        default_factory=list,
+        metadata={"help": "results files of testing/infer.py; default: the newest in datasets/results/"},
+    )
     scorers: str = setting(params.SCORERS, "names of files in testing/scorers/, joined by commas")
     input_column: str = setting(params.INPUT_COLUMN, "column with the source text")
     output_column: str = setting(params.OUTPUT_COLUMN, "column with the text to score")

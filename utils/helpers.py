@@ -51,7 +51,7 @@ def parse_config(
         argv = _rename_published_flags(settings, aliases or {}, parser) + argv
     values = vars(parser.parse_args(argv))
     values.pop("config")
-    if values["limit"] is not None and values["limit"] < 1:
+    if values.get("limit") is not None and values["limit"] < 1:
         parser.error(f"--limit {values['limit']}: give a number above 0")
     try:
         return config_class(**values)

@@ -68,7 +68,8 @@ ANNOTATE_MAX_FAILED = 0.2  # share of rows without a usable answer above which t
 
 # --- train_spotter.py ---
 SPOT_DEPTHS = (0.5, 0.6, 0.7, 0.8)  # middle layers: the last ones are busy with the next word
-SPOT_C = 1e-3  # inverse strength of the L2 penalty: thousands of features, some ten thousand words
+SPOT_WORD_C = 1e-3  # inverse strength of the L2 penalty: thousands of features, some ten thousand words
+SPOT_TEXT_C = 1e-2  # the same where a mean over words is judged
 SPOT_FOLDS = 5
 SPOT_THRESHOLDS = (0.3, 0.5, 0.7)  # shown after training
 SPOT_BATCH_TOKENS = 4_000  # tokens of one padded batch
@@ -106,7 +107,7 @@ TEMPERATURE = 0.0  # greedy
 TOP_P = 1.0
 NUM_BEAMS = 1
 SHOTS = 0
-SPOT_THRESHOLD = 0.5  # a text is changed if the probability of one of its words is above this
+SPOT_THRESHOLD = 0.5  # a text is changed if it is unfair with more than this probability
 SPOT_SPREAD = 0.2  # and then all its words above this: unfair words seldom come alone
 
 # --- score.py and compare.py ---

@@ -43,8 +43,8 @@ def _spotted(config: InferConfig, ref: ModelRef, template: str, texts: list[str]
         yield i, {"text": "", "status": "too_long", "tokens": 0}
     if not short:
         return
-    spotter, thresholds = load_spotter(Path(config.spotter)), (config.spot_threshold, config.spot_spread)
-    found = spot(spotter, [texts[i] for i in short], *thresholds, config.must_change)
+    spotter = load_spotter(Path(config.spotter))
+    found = spot(spotter, [texts[i] for i in short], config.spot_threshold, config.spot_spread)
     spots = {i: spots for i, spots in zip(short, found, strict=True) if spots}
     for i in set(short) - set(spots):
         yield i, {"text": texts[i], "status": "ok", "tokens": 0, "spotted": []}

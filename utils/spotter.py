@@ -1,4 +1,4 @@
-"""Finds the words of a text that a fair rewriting would change: a linear layer on hidden states of a language model.
+"""Finds unfair texts, and the words in them that a fair rewriting would change: two linear layers on hidden states.
 
 A small chat model knows far more about bias than it can say: asked for the unfair words it fails, yet they can be read
 off its middle layers. The text is put before the model twice, and the second reading is used, where every word is
@@ -24,11 +24,22 @@ WEIGHTS_NAME = "spotter.safetensors"
 
 
 @dataclass(frozen=True)
-class Spotter:
-    """A trained spotter: `weight` [features], `bias`, the layers that it reads, and the model they belong to."""
+class Probe:
+    """A linear classifier: `features [..., features] @ weight [features] + bias` are log-odds."""
 
     weight: np.ndarray
     bias: float
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return features @ self.weight + self.bias
+
+
+@dataclass(frozen=True)
+class Spotter:
+    """A trained spotter: a probe for words and one for texts, the layers they read, and the model of these layers."""
+
+    word: Probe
+    text: Probe
     layers: list[int]
     ref: ModelRef
     quantization: str
@@ -94,22 +105,52 @@ def _tokens_of(word: Span, offsets: list[Span]) -> list[int]:
     return [n for n, (start, end) in enumerate(offsets) if start < word[1] and word[0] < end]
 
 
-def fit(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+def fit(features: np.ndarray, labels: np.ndarray, strength: float) -> Probe:
     """Logistic regression on standardised features, returned for raw ones.
 
     Args:
-        features: [words, features].
-        labels: bool [words].
-
-    Returns:
-        weight [features] and bias; `features @ weight + bias` are log-odds.
+        features: [examples, features].
+        labels: bool [examples]; where all are alike there is nothing to learn, and the log-odds are always 0.
+        strength: inverse strength of the L2 penalty.
     """
     from sklearn.linear_model import LogisticRegression
 
+    if labels.all() or not labels.any():
+        return Probe(np.zeros(features.shape[1], dtype=np.float32), 0.0)
     mean, scale = features.mean(0), features.std(0) + 1e-3
-    model = LogisticRegression(C=params.SPOT_C, max_iter=1000).fit((features - mean) / scale, labels)
+    model = LogisticRegression(C=strength, max_iter=1000).fit((features - mean) / scale, labels)
     weight = model.coef_[0] / scale
-    return weight.astype(np.float32), float(model.intercept_[0] - mean @ weight)
+    return Probe(weight.astype(np.float32), float(model.intercept_[0] - mean @ weight))
+
+
+def fit_probes(features: list[np.ndarray], labels: list[np.ndarray]) -> tuple[Probe, Probe]:
+    """The probe for words, and the one for texts, which reads the mean over the words.
+
+    Args:
+        features: per text, float [words, features].
+        labels: per text, bool [words]: is the word changed? A text is unfair if one of its words is.
+    """
+    means = np.stack([text.mean(0) for text in features])
+    unfair = np.array([label.any() for label in labels])
+    word = fit(np.concatenate(features), np.concatenate(labels), params.SPOT_WORD_C)
+    return word, fit(means, unfair, params.SPOT_TEXT_C)
+
+
+def log_odds(word: Probe, text: Probe, features: np.ndarray) -> tuple[np.ndarray, float]:
+    """Log-odds of every word, and of the text: the mean of what the text probe says and of the worst word.
+
+    Either alone ranks texts less well: the worst word is blind to tone, the mean over words to a single slip.
+    """
+    words = word(features)
+    return words, float((text(features.mean(0)) + words.max()) / 2)
+
+
+def save_spotter(word: Probe, text: Probe, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    probes = {"word": word, "text": text}
+    tensors = {f"{name}_weight": probe.weight for name, probe in probes.items()}
+    save_file(tensors | {f"{name}_bias": np.array([probe.bias]) for name, probe in probes.items()}, path)
 
 
 def load_spotter(folder: Path) -> Spotter:
@@ -118,13 +159,11 @@ def load_spotter(folder: Path) -> Spotter:
 
     record = read_json(folder / RECORD_NAME)
     tensors = load_file(folder / WEIGHTS_NAME)
-    return Spotter(
-        tensors["weight"],
-        float(tensors["bias"][0]),
-        record["layers"],
-        resolve_recorded(record["model"], folder),
-        record["config"]["quantization"] or "none",
-    )
+    if "text_weight" not in tensors:
+        raise UserError(f"{folder} was made by an earlier version: python training/train_spotter.py --overwrite")
+    word, text = (Probe(tensors[f"{name}_weight"], float(tensors[f"{name}_bias"][0])) for name in ("word", "text"))
+    ref = resolve_recorded(record["model"], folder)
+    return Spotter(word, text, record["layers"], ref, record["config"]["quantization"] or "none")
 
 
 @dataclass(frozen=True)
@@ -140,29 +179,27 @@ class Spot:
         return self.start, self.end
 
 
-def spot(
-    spotter: Spotter, texts: list[str], threshold: float, spread: float, at_least_one: bool = False
-) -> list[list[Spot]]:
-    """What to change in each text. Two thresholds, since unfair words seldom come alone: few fair texts hold a word
-    that is suspicious by itself, and beside such a word a weaker suspicion is enough.
+def spot(spotter: Spotter, texts: list[str], threshold: float, spread: float) -> list[list[Spot]]:
+    """What to change in each text.
 
     Args:
-        threshold: a text is changed if the probability, 0..1, of one of its words is above this.
-        spread: in such a text, all words above this are changed.
-        at_least_one: the texts are known to be unfair: where no word reaches the threshold, take the most probable.
+        threshold: a text is changed if the probability, 0..1, that it is unfair is above this; 0 changes every text.
+        spread: in such a text, all words above this probability are changed, and the worst one in any case.
     """
+    from scipy.special import logit
+
     tokenizer, model = load_tokenizer(spotter.ref), load_base(spotter.ref, spotter.quantization).eval()
-    high, low = (np.log(share / (1 - share)) for share in (threshold, spread))
-    found = []
+    found: list[list[Spot]] = []
     for text, features in zip(texts, word_features(model, tokenizer, texts, spotter.layers), strict=True):
-        words, scores = words_of(text), features @ spotter.weight + spotter.bias
-        chosen = (scores > low) & (scores.max(initial=-np.inf) > high)
-        if at_least_one and len(scores) and not chosen.any():
-            chosen = scores == scores.max()
-        spots = []
-        for start, end in join_words(text, chosen):
+        found.append([])
+        if not len(features):
+            continue
+        scores, unfair = log_odds(spotter.word, spotter.text, features)
+        if unfair <= logit(threshold):
+            continue
+        words = words_of(text)
+        for start, end in join_words(text, scores >= min(logit(spread), scores.max())):
             inside = [n for n, word in enumerate(words) if start <= word[0] and word[1] <= end]
             first, last = words[max(inside, key=lambda n: scores[n])]
-            spots.append(Spot(start, end, text[first:last]))
-        found.append(spots)
+            found[-1].append(Spot(start, end, text[first:last]))
     return found

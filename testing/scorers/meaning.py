@@ -4,6 +4,8 @@ A cosine means little by itself, so two anchors go with it: the mean cosine of s
 the human references.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
@@ -14,15 +16,20 @@ COLUMNS = {"meaning": "cosine of source and rewriting; higher is closer"}
 HIGHER_IS_BETTER = {"meaning": True}
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
-    """One cosine per row, -1..1; missing for an empty rewriting. Anchors: `shuffled`, `reference`."""
+@lru_cache(maxsize=1)
+def _encoder():
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(str(embedded.fetch("minilm")), device="cpu")
+    return SentenceTransformer(str(embedded.fetch("minilm")), device="cpu")
 
-    def embed(texts: pd.Series) -> np.ndarray:
-        return encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
 
+def embed(texts: pd.Series) -> np.ndarray:
+    """Unit vectors, float32 [texts, 384]."""
+    return _encoder().encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+
+
+def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+    """One cosine per row, -1..1; missing for an empty rewriting. Anchors: `shuffled`, `reference`."""
     source, rewriting = embed(frame[config.input_column]), embed(frame[config.output_column])
     cosine = pd.Series((source * rewriting).sum(axis=1), index=frame.index)
     cosine[frame[config.output_column].str.strip() == ""] = np.nan
