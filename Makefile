@@ -1,16 +1,18 @@
 # Each target sets up .venv by itself. PYTHON may name another interpreter: make demo PYTHON=python3.12
 PYTHON ?= python3
 BIN := .venv/bin
+# one file stays on one process: what its tests share is made once
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 .PHONY: demo test test-slow lint models clean
 
 demo: models
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
 
 test: models
-	$(BIN)/python -m pytest -m "not slow or smoke"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow or smoke"
 
 test-slow: models
-	$(BIN)/python -m pytest -m "slow and not smoke"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not smoke"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def content(path: Path) -> dict[str, str] | None:
     """What a result says, by file; None where it does not exist. What differs from run to run is left out: times,
     plots, and the texts of a 16-bit model, which depend on the batch."""
     if path.is_dir():
-        stable = (".safetensors", "adapter_config.json", "table.md", "results.json")
+        stable = (".safetensors", "table.md", "results.json")
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return {str(f.relative_to(path)): file_sha256(f) if f.name.endswith(stable) else "" for f in files}
     if path.is_file():

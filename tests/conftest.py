@@ -15,8 +15,15 @@ import sitecustomize  # noqa: E402, F401  (already imported by Python where PYTH
 
 os.environ["PYTHONPATH"] = GUARD + os.pathsep + os.environ.get("PYTHONPATH", "")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # two tests run side by side: threads that wait for a core spin on it
 for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPEN_AI_KEY", "OPEN_AI_TOKEN"):
     os.environ.pop(name, None)
+
+
+def pytest_collection_modifyitems(items):
+    """The one long test first: the other process does the short ones meanwhile."""
+    items.sort(key=lambda item: "smoke" not in item.keywords)
+
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

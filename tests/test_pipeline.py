@@ -160,8 +160,8 @@ def test_training_stops_when_it_gets_worse_and_keeps_its_best_checkpoint(tiny_mo
     held_out = tmp_path / "held_out.csv"
     held_out.write_text("biased_text,debiased_text\nbad thing 77,thing 77\n")
     output = tmp_path / "adapter"
-    result = script(TRAIN, "--base_model", tiny_model, "--input", pairs_csv, "--validation", held_out, "--output", output,
-                    *QUICK, "--epochs", 40, "--eval_steps", 1, "--lr", 3, "--warmup_ratio", 0, "--patience", 2,
+    result = script(TRAIN, "--base_model", tiny_model, "--input", pairs_csv, "--validation", held_out,
+                    "--output", output, *QUICK, "--epochs", 40, "--eval_steps", 1, "--lr", 3, "--warmup_ratio", 0, "--patience", 2,
                     "--lr_scheduler", "constant", "--quantization", "none", "--compute_dtype", "float32")  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = json.loads((output / "metrics.json").read_text())
