@@ -18,10 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
-from tests.conftest import make_tiny_model
+from tests.tiny import make_tiny_model
 from utils.data import read_table
 from utils.params import ROOT
-from utils.records import file_sha256
+from utils.records import file_sha256, record_path
 from utils.report import markdown_table
 
 QUICK = "--epochs 1 --batch_size 4 --eval_steps 2 --lora_r 4"
@@ -88,8 +88,10 @@ def disturb(result: str, work: Path, kills: int) -> list[str]:
         left += found is not None
         broken += found not in (None, wanted)
         code, said = run(command)
-        there = code == 2 and "already there" in said or "is not empty" in said
-        if (code and not there) or content(here / result) != wanted or list(here.glob("*.partial")):
+        there = code == 2 and ("already there" in said or "is not empty" in said)
+        left_over = [*here.glob("*.partial"), *here.glob("*.progress.jsonl")]
+        recorded = record_path(here / result).is_file() or result == "counterfactual.csv"
+        if (code and not there) or content(here / result) != wanted or left_over or not recorded:
             failed += 1
             print(f"{result}, kill {kill}: code {code}, {sorted(p.name for p in here.iterdir())}\n{said}", flush=True)
         shutil.rmtree(here)

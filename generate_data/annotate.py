@@ -209,10 +209,10 @@ def main(config: AnnotateConfig) -> int:
     frame[params.BIASED_WORDS_COLUMN] = [json.dumps(r.get("biased_words", []), ensure_ascii=False) for r in results]
     frame[config.output_column] = [r.get("debiased_text", "") for r in results]
     frame["annotator"] = annotator
-    write_table(frame, output)
     counts = Counter(r["status"] for r in results)
     tokens = {side: sum(r.get(side, 0) for r in results) for side in ("tokens_in", "tokens_out")}
     finish_record(record, output, annotator=annotator, counts=dict(counts), **tokens)
+    write_table(frame, output)
     progress.finish()
 
     failed = len(results) - counts["ok"] - counts["neutral"]

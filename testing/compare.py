@@ -44,12 +44,13 @@ def read_systems(inputs: list[str], limit: int | None = None) -> dict[str, pd.Da
         name = name if equals else path.name.removesuffix(".scores.csv")
         if name in systems:
             raise UserError(f"--inputs: two files are called {name}: write NAME=FILE")
-        frame = read_table(path, limit)
+        frame = read_table(path)
         require_columns(frame, ["id"], path, "testing/score.py")
         systems[name] = frame.set_index("id")
     shared = next(iter(systems.values())).index
     for frame in systems.values():
         shared = shared[shared.isin(frame.index)]
+    shared = shared[:limit]
     if shared.empty:
         raise UserError("--inputs: the files have no row in common")
     systems = {name: frame.loc[shared] for name, frame in systems.items()}

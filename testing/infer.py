@@ -154,9 +154,9 @@ def main(config: InferConfig) -> None:
     frame["status"] = [answer["status"] for answer in answers]
     if any("spotted" in answer for answer in answers):
         frame["spotted_words"] = [json.dumps(a.get("spotted", []), ensure_ascii=False) for a in answers]
-    write_table(frame, output)
     counts = Counter(frame["status"])
-    finish_record(record, output, **details, counts=dict(counts))
+    finish_record(record, output, **details, counts=dict(counts))  # before the table: no table is without its record
+    write_table(frame, output)
     progress.finish()
     print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) + f" of {len(frame)} rows")
 
@@ -177,7 +177,7 @@ def answer_one(config: InferConfig) -> str:
     if answer["status"] == "truncated":
         logger.warning("the answer was cut off at --max_new_tokens %d", config.max_new_tokens)
     if "spotted" in answer:
-        logger.info("changed: %s", "; ".join(answer["spotted"]) or "nothing, no word was found unfair")
+        logger.info("changed: %s", "; ".join(answer["spotted"]) or "nothing, the text was found fair")
     return answer["text"]
 
 

@@ -9,7 +9,8 @@ Writes <input>.scores.csv: every input column, and one per measure; <input>.summ
        n scored / n total, and what each measure means
 
 Each scorer is one file in testing/scorers/: meaning, overlap, facts, edits. A measure that does not apply to a row is
-missing there, never zero: the summary says how many rows it rests on.
+missing there, never zero: the summary says how many rows it rests on. Files without human rewritings are scored by
+--scorers meaning,facts,edits.
 
 Next: python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.csv
 """
@@ -37,10 +38,13 @@ logger = logging.getLogger(__name__)
 def results_files(given: list[str]) -> list[Path]:
     """The files to score: those given, without scores that stand among them; else the results written last."""
     files = [Path(name) for name in given] or list(params.RESULTS_DIR.glob("*.csv"))
-    files = [path for path in files if not path.name.endswith(".scores.csv")]
+    files = list(dict.fromkeys(path for path in files if not path.name.endswith(".scores.csv")))
     if not files:
         where = "only scores are given" if given else f"{params.RESULTS_DIR} holds no results"
         raise UserError(f"--input: {where}: python testing/infer.py makes results")
+    stems = [path.with_suffix("") for path in files]
+    if given and len(set(stems)) < len(stems):
+        raise UserError("--input: two files differ in their ending only, and would write the same scores: rename one")
     return files if given else [max(files, key=lambda path: path.stat().st_mtime)]
 
 
@@ -84,9 +88,9 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
     summary = summarise(scores, scorers, config.seed)
 
     stem = path.with_suffix("")
-    write_table(pd.concat([frame, scores], axis=1), Path(f"{stem}.scores.csv"))
     write_json(Path(f"{stem}.summary.json"), {"measures": summary, "anchors": anchors})
     finish_record(record, Path(f"{stem}.scores.csv"), counts={"rows": len(frame)})
+    write_table(pd.concat([frame, scores], axis=1), Path(f"{stem}.scores.csv"))
 
     print(f"{path}: {len(frame)} rows")
     rows = [

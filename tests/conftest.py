@@ -13,9 +13,12 @@ GUARD = str(Path(__file__).parent / "no_network")
 sys.path.insert(0, GUARD)
 import sitecustomize  # noqa: E402, F401  (already imported by Python where PYTHONPATH names it)
 
+from tests.tiny import make_tiny_model  # noqa: E402
+
 os.environ["PYTHONPATH"] = GUARD + os.pathsep + os.environ.get("PYTHONPATH", "")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # two tests run side by side: threads that wait for a core spin on it
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: threads that wait for a core spin on it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPEN_AI_KEY", "OPEN_AI_TOKEN"):
     os.environ.pop(name, None)
 
@@ -23,12 +26,6 @@ for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPEN_AI_KEY", "OPEN_AI_TOKEN"
 def pytest_collection_modifyitems(items):
     """The one long test first: the other process does the short ones meanwhile."""
     items.sort(key=lambda item: "smoke" not in item.keywords)
-
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def run_script(*arguments, env=None, stdin=None, cwd=ROOT) -> subprocess.CompletedProcess:
@@ -47,39 +44,6 @@ def run_script(*arguments, env=None, stdin=None, cwd=ROOT) -> subprocess.Complet
 @pytest.fixture
 def script():
     return run_script
-
-
-def make_tiny_model(folder: Path, hidden: int = 64) -> Path:
-    """A random two-layer Llama with a byte-level tokenizer and a chat template, saved like any model."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(specials + alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|im_start|>"
-    )
-    fast.chat_template = CHATML
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,24 @@ def test_dropped_spans_take_one_space_along():
     assert drop("a dumb\nrow", "dumb") == "a\nrow"
     assert drop("a dumb.", "dumb") == "a."
     assert drop("row", "row") == ""
+    assert drop("out there, fools.", "fools") == "out there."
+
+
+def test_signs_do_not_meet():
+    assert fill("a dumb. Row", [(2, 6)], {1: "good idea."}) == "a good idea. Row"
+    assert fill("a dumb row?", [(2, 10)], {1: "strange row?"}) == "a strange row?"
+    assert fill("a dumb row", [(2, 6)], {1: "good,"}) == "a good, row"
+    assert fill("the dumps, then", [(4, 9)], {1: "U.S."}) == "the U.S., then"
+    assert fill("it (dumb) is", [(4, 8)], {1: "really?"}) == "it (really?) is"
+    assert fill("dumb", [(0, 4)], {1: "odd."}) == "odd."
+
+
+def test_a_dropped_word_of_address_takes_its_comma_along():
+    assert fill("Idiots, go home.", [(0, 6)], {}) == "Go home."
+    assert fill("Listen. Idiots, go home.", [(8, 14)], {}) == "Listen. go home."
+    assert fill("Note: dumb, slow", [(6, 10)], {}) == "Note:, slow"
+    assert fill("costs 5 dumb .5 x", [(8, 12)], {}) == "costs 5 .5 x"
+    assert fill("stop dumb :) ok", [(5, 9)], {}) == "stop :) ok"
 
 
 def test_an_answer_is_read_as_far_as_it_makes_sense():
@@ -71,6 +89,7 @@ def test_an_answer_is_read_as_far_as_it_makes_sense():
     answer = "Sure, here it is:\n2: two\n 1 : no\n2: again\n7: seven\n3: 3: (drop)"
     assert read_fillings(answer) == {2: "two", 7: "seven", 3: "3: (drop)"}
     assert fill("a b c d", spans[:2], read_fillings(answer)) == "two c d"  # 1 is missing, so it is dropped
+    assert read_fillings("1: [2: two] men\n2: [2: cut") == {1: "two men", 2: "cut"}
     assert read_fillings("") == {} and read_fillings("1: (Drop).\n2: drop") == {1: "", 2: ""}
 
 

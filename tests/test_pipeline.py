@@ -161,8 +161,9 @@ def test_training_stops_when_it_gets_worse_and_keeps_its_best_checkpoint(tiny_mo
     held_out.write_text("biased_text,debiased_text\nbad thing 77,thing 77\n")
     output = tmp_path / "adapter"
     result = script(TRAIN, "--base_model", tiny_model, "--input", pairs_csv, "--validation", held_out,
-                    "--output", output, *QUICK, "--epochs", 40, "--eval_steps", 1, "--lr", 3, "--warmup_ratio", 0, "--patience", 2,
-                    "--lr_scheduler", "constant", "--quantization", "none", "--compute_dtype", "float32")  # fmt: skip
+                    "--output", output, *QUICK, "--epochs", 40, "--eval_steps", 1, "--lr", 3, "--warmup_ratio", 0,
+                    "--lr_scheduler", "constant", "--patience", 2, "--quantization", "none",
+                    "--compute_dtype", "float32")  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = json.loads((output / "metrics.json").read_text())
     losses = {e["step"]: e["eval_loss"] for e in metrics["history"] if "eval_loss" in e and e["step"]}
@@ -229,8 +230,12 @@ def test_baselines_scores_and_comparison(script, tmp_path):
         output = tmp_path / f"{baseline}.csv"
         flags = ["--baseline", baseline, "--input", test, "--output", output, "--train_file", pairs]
         assert script(INFER, *flags).returncode == 0
-        result = script(SCORE, "--input", output, "--scorers", "overlap,facts,edits")
-        assert result.returncode == 0, result.stderr
+    answers = [tmp_path / f"{baseline}.csv" for baseline in ("copy", "delete", "reference")]
+    result = script(SCORE, "--scorers", "overlap,facts,edits", "--input", *answers)
+    assert result.returncode == 0, result.stderr
+    again = script(SCORE, "--scorers", "facts", "--input", *tmp_path.glob("reference*.csv"))  # shells give these too
+    assert again.returncode == 0 and again.stdout.count("2 rows") == 1 and "chrf" not in again.stdout
+    assert script(SCORE, "--scorers", "overlap,facts,edits", "--input", answers[2]).returncode == 0
     deleted = read_table(tmp_path / "delete.scores.csv")
     assert deleted["generated_text"][0] == "The 3 nurses, Ann said"
     assert list(deleted["biased_words_left"]) == ["0.0", ""] and list(deleted["changed"]) == ["", "0.0"]
@@ -243,6 +248,8 @@ def test_baselines_scores_and_comparison(script, tmp_path):
     found = json.loads((tmp_path / "report" / "results.json").read_text())
     assert found["differences"]["delete"]["biased_words_left"]["mean"] == -1
     assert found["differences"]["delete"]["facts"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 2 - 1}
+    one = script(COMPARE, "--inputs", *inputs, "--output", tmp_path / "one", "--limit", 1)
+    assert one.returncode == 0 and json.loads((tmp_path / "one" / "results.json").read_text())["rows"] == 1
     assert "few-shot" in result.stderr  # the rows that a complete table needs are named
     assert {p.name for p in (tmp_path / "report").iterdir()} == {"table.md", "results.json", "run.json"}
 
@@ -262,6 +269,8 @@ def test_baselines_scores_and_comparison(script, tmp_path):
         ([INFER, "--baseline", "copy", "--input_text", "x"], "--baseline needs a file"),
         ([SCORE, "--input", "missing.csv"], "missing.csv: no such file"),
         ([SCORE, "--scorers", "kindness"], "--scorers kindness"),
+        ([SCORE, "--input", "a.scores.csv"], "only scores are given"),
+        ([SCORE, "--input", "a.csv", "a.jsonl"], "would write the same scores"),
         ([COMPARE], "two or more"),
     ],
 )

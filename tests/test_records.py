@@ -8,7 +8,8 @@ import pytest
 
 from utils.configs import InferConfig
 from utils.helpers import UserError
-from utils.records import Progress, finish_record, record_path, start_record, whole_file, whole_folder
+from utils.params import ROOT
+from utils.records import Progress, finish_record, record_path, shareable, start_record, whole_file, whole_folder
 
 
 def test_a_failed_block_leaves_the_old_file(tmp_path):
@@ -109,3 +110,8 @@ def test_the_record_knows_settings_code_and_data_but_no_home_folder(tmp_path):
     assert record["config"]["input"] == "datasets/content_moderation/test.csv"
     assert record["libraries"]["transformers"] and record["started"] <= record["finished"]
     assert list(record["inputs"].values()) == ["2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"]
+
+
+def test_records_hold_no_path_of_this_machine_also_in_lists():
+    inside = str(ROOT / "datasets" / "a.csv")
+    assert shareable([inside, 3]) == ["datasets/a.csv", 3] and shareable(inside) == "datasets/a.csv"

@@ -5,12 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
+import utils.spotter as spotter_module
 from utils.data import read_table
+from utils.edits import words_of
+from utils.helpers import UserError
 from utils.models import load_base, load_tokenizer, resolve
 from utils.params import ROOT
 from utils.spotter import (
     Probe,
+    Spotter,
     fit,
     fit_probes,
     layers_to_read,
@@ -83,6 +88,56 @@ def test_features_are_those_of_the_second_reading_and_do_not_depend_on_the_batch
     assert np.allclose(together[0][1], wanted.numpy(), atol=1e-5)
 
 
+@pytest.fixture
+def by_hand(monkeypatch):
+    """A spotter that reads what stands here: the suspicion of each word, and the tone of the text, as log-odds."""
+    suspicion = {"bad": 2.0, "bold": -0.5}
+    tone = {"a bad bold day": -6.0, "a bad bold lot": 6.0, "a dull lot": 9.0}
+
+    def features(model, tokenizer, texts, layers):
+        words = [[text[a:b] for a, b in words_of(text)] for text in texts]
+        return [np.array([[suspicion.get(w, -5.0), tone[t]] for w in ws]) for t, ws in zip(texts, words, strict=True)]
+
+    monkeypatch.setattr(spotter_module, "word_features", features)
+    monkeypatch.setattr(spotter_module, "load_tokenizer", lambda ref: None)
+    monkeypatch.setattr(spotter_module, "load_base", lambda ref, quantization: torch.nn.Identity())
+    spotter = Spotter(Probe(np.array([1.0, 0.0]), 0.0), Probe(np.array([0.0, 1.0]), 0.0), [1], None, "none")
+
+    def spotted(text, threshold, spread):
+        (spots,) = spot(spotter, [text], threshold, spread)
+        return [(text[s.start : s.end], s.worst) for s in spots]
+
+    return spotted
+
+
+def test_the_same_words_stay_in_a_fair_text_and_go_from_an_unfair_one(by_hand):
+    assert by_hand("a bad bold day", 0.5, 0.5) == [] and by_hand("a bad bold lot", 0.5, 0.5) == [("bad", "bad")]
+    assert by_hand("a bad bold day", 0, 0.5) == [("bad", "bad")] and by_hand("a bad bold lot", 1, 0.5) == []
+    # once a text is unfair, words are changed on a weaker suspicion, and the worst one on any
+    assert by_hand("a bad bold lot", 0.5, 0.3) == [("bad bold", "bad")]
+    assert by_hand("a bad bold lot", 0.5, 1) == [("bad", "bad")]
+    assert by_hand("a dull lot", 0.5, 0.5) == [("a dull lot", "a")]  # all alike, so all are the worst
+
+
+def test_a_spotter_of_an_earlier_version_is_refused_in_one_line(tmp_path):
+    save_file({"weight": np.zeros(2), "bias": np.zeros(1)}, tmp_path / "spotter.safetensors")
+    (tmp_path / "run.json").write_text('{"model": {"name": "smollm2"}, "layers": [1], "config": {}}')
+    with pytest.raises(UserError, match="earlier version: train it again"):
+        load_spotter(tmp_path)
+
+
+def test_rows_without_words_are_left_out_and_a_file_of_unfair_texts_only_is_warned_about(tmp_path, caplog):
+    from training.train_spotter import check, load_rows
+    from utils.configs import SpotterConfig
+
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("biased_text,debiased_text\n...,!!\n" + "".join(f"bad row {i},row {i}\n" for i in range(12)))
+    rows, labels = load_rows(SpotterConfig(input=str(pairs)))
+    assert len(rows) == len(labels) == 12
+    check(str(pairs), rows, labels)
+    assert "holds no fair text" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_model):
     """A spotter and an adapter that fills brackets, for a world in which only 'bad' is bad."""
@@ -121,7 +176,7 @@ def test_it_finds_the_words_again_and_the_worst_one_in_any_case(trained):
     assert spot(spotter, ["a bad thing"], threshold=0.9999, spread=0.3) == [[]]
     forced, worst_only = (spot(spotter, ["a bad thing"], 0, spread)[0] for spread in (0.3, 1))
     assert [s.worst for s in forced] == [s.worst for s in worst_only] == ["bad"]
-    # beside a word over the threshold a weaker suspicion is enough
+    # in an unfair text a weaker suspicion is enough
     (alone,), (spread,) = (spot(spotter, ["a bad bold thing"], 0.3, low) for low in (0.3, 0.001))
     assert [s.worst for s in alone] == ["bad"] and [(s.start, s.end) for s in spread] == [(0, 16)]
     assert spot(spotter, ["...", ""], threshold=0, spread=0.3) == [[], []]
@@ -133,16 +188,8 @@ def test_spot_and_fill_changes_what_was_spotted_and_nothing_else(trained, script
     texts = tmp_path / "in.csv"
     texts.write_text("biased_text,spotted_words\na bad thing 30,mine\nthe good thing 30,mine\n,\n")
     output = tmp_path / "out.csv"
-    flags = [
-        "--adapter_model",
-        folder / "adapter",
-        "--spotter",
-        folder / "spotter",
-        "--spot_threshold",
-        0.3,
-        "--spot_spread",
-        0.3,
-    ]
+    flags = ["--adapter_model", folder / "adapter", "--spotter", folder / "spotter"]
+    flags += ["--spot_threshold", 0.3, "--spot_spread", 0.3]
     result = script(INFER, "--input", texts, "--output", output, *flags, "--max_new_tokens", 8)
     assert result.returncode == 0, result.stderr
     frame = read_table(output)
@@ -151,12 +198,8 @@ def test_spot_and_fill_changes_what_was_spotted_and_nothing_else(trained, script
     first, second, empty = frame["generated_text"]
     assert first.startswith("a ") and first.endswith(" thing 30") and "bad" not in first
     assert (second, empty) == ("the good thing 30", "")
-    longer = [
-        "--spot_threshold",
-        0,
-        "--max_prompt_tokens",
-        20,
-    ]  # the first text has 17 characters, so many tokens
+    # the first text has 17 characters, so many tokens
+    longer = ["--spot_threshold", 0, "--max_prompt_tokens", 20]
     texts.write_text("biased_text\nthe good thing 30\n" + "long " * 9 + "\n")
     result = script(INFER, "--input", texts, "--output", output, *flags, "--max_new_tokens", 8, "--overwrite", *longer)
     assert result.returncode == 0, result.stderr
@@ -166,7 +209,7 @@ def test_spot_and_fill_changes_what_was_spotted_and_nothing_else(trained, script
 
 
 @pytest.mark.slow
-def test_what_is_missing_or_contradicts_is_said_in_one_line(trained, script, tmp_path, pairs_csv, tiny_model):
+def test_what_is_missing_or_contradicts_is_said_in_one_line(trained, script, tmp_path, pairs_csv):
     folder, _ = trained
     flags = ["--adapter_model", folder / "adapter", "--input", pairs_csv, "--output", tmp_path / "out.csv"]
     for extra, said in [

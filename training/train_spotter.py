@@ -42,13 +42,6 @@ def load_rows(config: SpotterConfig) -> tuple[list[dict], list[np.ndarray]]:
         raise UserError(f"{config.input} holds no pairs: see --input_column and --output_column")
     rows = [row for row in rows if words_of(row["prompt"])]
     labels = [np.array(changed_words(row["prompt"], row["completion"]), dtype=bool) for row in rows]
-    changed = len({row["prompt"] for row, label in zip(rows, labels, strict=True) if label.any()})
-    if changed < 2 * params.SPOT_FOLDS or all(label.all() for label in labels):
-        raise UserError(f"{config.input}: {changed} of {len(rows)} rows change some words: too few to learn from")
-    if all(label.any() for label in labels):
-        logger.warning(
-            "%s holds no fair text: whole texts cannot be judged, rewrite with --spot_threshold 0", config.input
-        )
     return rows, labels
 
 
@@ -59,6 +52,15 @@ def short_enough(rows: list[dict], labels: list[np.ndarray], tokenizer) -> tuple
     if len(kept) < len(rows):
         logger.warning("%d rows of more than %d tokens are left out", len(rows) - len(kept), params.MAX_PROMPT_TOKENS)
     return [rows[i] for i in kept], [labels[i] for i in kept]
+
+
+def check(path: str, rows: list[dict], labels: list[np.ndarray]) -> None:
+    """Is there enough to learn from? Raises UserError where there is not."""
+    changed = len({row["prompt"] for row, label in zip(rows, labels, strict=True) if label.any()})
+    if changed < 2 * params.SPOT_FOLDS or all(label.all() for label in labels):
+        raise UserError(f"{path}: {changed} of {len(rows)} rows change some words: too few to learn from")
+    if all(label.any() for label in labels):
+        logger.warning("%s holds no fair text: whole texts cannot be judged, rewrite with --spot_threshold 0", path)
 
 
 def cross_validate(features: list[np.ndarray], labels: list[np.ndarray], sources: list[str]) -> dict:
@@ -109,6 +111,7 @@ def print_metrics(metrics: dict) -> None:
     names = ("words_precision", "words_recall", "unfair_texts_found", "fair_texts_flagged")
     rows = [[t, *(cell(found[name]) for name in names)] for t, found in metrics["thresholds"].items()]
     print(markdown_table(["probability above", *(name.replace("_", " ") for name in names)], rows))
+    print("(of words: infer.py --spot_spread; of texts: infer.py --spot_threshold)")
     print(
         f"{metrics['words']} words, {metrics['to_change']:.0%} to change; words ranked with AUC {metrics['auc']:.3f}, "
         f"average precision {metrics['average_precision']:.3f}"
@@ -119,6 +122,7 @@ def print_metrics(metrics: dict) -> None:
 def main(config: SpotterConfig) -> None:
     output = Path(config.output)
     rows, labels = load_rows(config)
+    check(config.input, rows, labels)
     check_output_folder(output, config.overwrite)
     ref = resolve(config.base_model, revision=config.revision)
     logger.info("training a spotter on %s (%s)", ref.name, describe(config))
@@ -128,6 +132,7 @@ def main(config: SpotterConfig) -> None:
 
     tokenizer = load_tokenizer(ref)
     rows, labels = short_enough(rows, labels, tokenizer)
+    check(config.input, rows, labels)
     model = load_base(ref, config.quantization or "none").eval()
     layers = layers_to_read(model.config.get_text_config().num_hidden_layers)
     sources = [row["prompt"] for row in rows]

@@ -12,12 +12,18 @@ def setting(default: Any, help: str) -> Any:
 
 
 @dataclass
-class RunConfig:
-    """What every stage that reads rows understands."""
+class TableConfig:
+    """A stage that turns a table into something else."""
 
-    seed: int = setting(params.SEED, "seed of every shuffle, split and initialisation")
     limit: int | None = setting(None, "use only the first N rows")
     overwrite: bool = setting(False, "replace an output that is already there")
+
+
+@dataclass
+class RunConfig(TableConfig):
+    """The same, with chance in it."""
+
+    seed: int = setting(params.SEED, "seed of every shuffle, split and initialisation")
 
 
 @dataclass
@@ -62,13 +68,13 @@ class AnnotateConfig(ModelConfig, RunConfig):
 
 
 @dataclass
-class CounterfactualConfig(RunConfig):
+class CounterfactualConfig(TableConfig):
     input: str = setting(str(params.TEMPLATE_FILE), "CSV with base_id, kind, template; {person} marks the slot")
     output: str = setting(str(params.COUNTERFACTUAL_FILE), "CSV to write")
 
 
 @dataclass
-class SpotterConfig(ModelConfig, RunConfig):
+class SpotterConfig(ModelConfig, TableConfig):
     input: str = setting(str(params.TRAIN_FILE), "pairs: a text, and its rewriting")
     output: str = setting(str(params.SPOTTER_DIR), "folder for the spotter")
     input_column: str = setting(params.INPUT_COLUMN, "column with the text")
@@ -187,11 +193,13 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
 
 
 @dataclass
-class ScoreConfig(RunConfig):
+class ScoreConfig:
     input: list[str] = field(
         default_factory=list,
         metadata={"help": "results files of testing/infer.py; default: the newest in datasets/results/"},
     )
+    limit: int | None = setting(None, "use only the first N rows")
+    seed: int = setting(params.SEED, "seed of the bootstrap and of the shuffled pairs")
     scorers: str = setting(params.SCORERS, "names of files in testing/scorers/, joined by commas")
     input_column: str = setting(params.INPUT_COLUMN, "column with the source text")
     output_column: str = setting(params.OUTPUT_COLUMN, "column with the text to score")

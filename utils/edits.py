@@ -16,7 +16,9 @@ MERGE_GAP = 1  # edits with at most so many words and signs between them are one
 
 _UNIT = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _FILLING = re.compile(r"(\d+):[ \t]*(.*)")
+_MARK = re.compile(r"\[\d+:\s*([^\]]*)\]?")
 _CLOSING = tuple(",.;:!?)")
+_ENDS, _PAUSES = ".!?", ",;:"
 
 Span = tuple[int, int]
 
@@ -102,12 +104,13 @@ def write_fillings(edits: Sequence[Edit]) -> str:
 
 
 def read_fillings(answer: str) -> dict[int, str]:
-    """Number of the bracket -> what to put there. Lines without a number, and a number said again, are passed over."""
+    """Number of the bracket -> what to put there. Lines without a number, and a number said again, are passed over;
+    of brackets that the model writes itself only the content is taken."""
     found: dict[int, str] = {}
     for line in answer.splitlines():
         match = _FILLING.match(line.strip())
         if match:
-            text = match[2].strip()
+            text = _MARK.sub(r"\1", match[2]).strip()
             found.setdefault(int(match[1]), "" if text.strip("(). ").lower() == "drop" else text)
     return found
 
@@ -115,21 +118,36 @@ def read_fillings(answer: str) -> dict[int, str]:
 def fill(source: str, spans: Sequence[Span], fillings: dict[int, str]) -> str:
     """The source with its spans replaced; a span without a filling is dropped, since it was found unfair.
 
-    A text that opens with a capital still does.
+    A text that opens with a capital still does, and signs do not pile up where a span ends or has gone.
     """
     written, end = "", 0
     for number, (start, stop) in enumerate(spans, 1):
-        text, kept = fillings.get(number, ""), source[end:start]
-        if not text:  # one of the two spaces around a dropped span goes with it, a new line stays
+        text, kept, following = fillings.get(number, ""), source[end:start], source[stop : stop + 1]
+        if not text:
+            before = (written + kept).rstrip(" ")
+            if following and following in _PAUSES and (not before or before[-1] in _ENDS + "\n"):
+                stop += 1  # the comma after a word of address goes with it
+            elif following and following in _PAUSES + _ENDS:
+                kept = kept.rstrip(",; ")
+            # one of the two spaces around a dropped span goes with it, a new line stays
             opens = not (written + kept) or (written + kept)[-1].isspace()
             if opens and source[stop : stop + 1] == " ":
                 stop += 1
             else:
                 kept = kept.rstrip(" ")
-        elif text.startswith(_CLOSING):
-            kept = kept.rstrip(" ")
-        elif source[start:stop].startswith(_CLOSING) and kept[-1:].isalnum():
-            kept += " "
+        else:
+            text = _without_double_sign(text, following)
+            if text.startswith(_CLOSING):
+                kept = kept.rstrip(" ")
+            elif source[start:stop].startswith(_CLOSING) and kept[-1:].isalnum():
+                kept += " "
         written, end = written + kept + text, stop
     written += source[end:]
     return written[:1].upper() + written[1:] if source[:1].isupper() else written
+
+
+def _without_double_sign(text: str, following: str) -> str:
+    """The text without its last sign, where the sign after it makes that one too many ("U.S.," is not)."""
+    ends_twice = text[-1] in _ENDS and following in tuple(_ENDS)
+    pauses_before_a_sign = text[-1] in _PAUSES and following in tuple(_ENDS + _PAUSES)
+    return text[:-1] if ends_twice or pauses_before_a_sign else text

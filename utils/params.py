@@ -71,7 +71,7 @@ SPOT_DEPTHS = (0.5, 0.6, 0.7, 0.8)  # middle layers: the last ones are busy with
 SPOT_WORD_C = 1e-3  # inverse strength of the L2 penalty: thousands of features, some ten thousand words
 SPOT_TEXT_C = 1e-2  # the same where a mean over words is judged
 SPOT_FOLDS = 5
-SPOT_THRESHOLDS = (0.3, 0.5, 0.7)  # shown after training
+SPOT_THRESHOLDS = (0.2, 0.3, 0.5, 0.7)  # shown after training
 SPOT_BATCH_TOKENS = 4_000  # tokens of one padded batch
 
 # --- train.py ---

@@ -102,6 +102,7 @@ class Progress:
         if overwrite:
             self.path.unlink(missing_ok=True)
         elif output.exists():
+            self.path.unlink(missing_ok=True)  # killed when all was done
             raise UserError(f"--output {output} is already there: name another file, or add --overwrite")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.fingerprint = json.loads(json.dumps(fingerprint, default=str))
@@ -184,6 +185,8 @@ def record_path(path: Path) -> Path:
 
 def shareable(value: Any) -> Any:
     """Paths relative to the repo where they lie in it: a record is meant to be shared, a home folder is not."""
+    if isinstance(value, list):
+        return [shareable(item) for item in value]
     return value.replace(f"{ROOT}/", "") if isinstance(value, str) else value
 
 

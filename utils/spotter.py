@@ -160,7 +160,7 @@ def load_spotter(folder: Path) -> Spotter:
     record = read_json(folder / RECORD_NAME)
     tensors = load_file(folder / WEIGHTS_NAME)
     if "text_weight" not in tensors:
-        raise UserError(f"{folder} was made by an earlier version: python training/train_spotter.py --overwrite")
+        raise UserError(f"{folder} was made by an earlier version: train it again (training/train_spotter.py)")
     word, text = (Probe(tensors[f"{name}_weight"], float(tensors[f"{name}_bias"][0])) for name in ("word", "text"))
     ref = resolve_recorded(record["model"], folder)
     return Spotter(word, text, record["layers"], ref, record["config"]["quantization"] or "none")
@@ -198,7 +198,7 @@ def spot(spotter: Spotter, texts: list[str], threshold: float, spread: float) ->
         if unfair <= logit(threshold):
             continue
         words = words_of(text)
-        for start, end in join_words(text, scores >= min(logit(spread), scores.max())):
+        for start, end in join_words(text, (scores > logit(spread)) | (scores == scores.max())):
             inside = [n for n, word in enumerate(words) if start <= word[0] and word[1] <= end]
             first, last = words[max(inside, key=lambda n: scores[n])]
             found[-1].append(Spot(start, end, text[first:last]))
