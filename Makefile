@@ -28,5 +28,6 @@ models: .venv/installed
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
 	touch .venv/installed
 
+# what make demo wrote; what you trained and annotated stays
 clean:
-	rm -rf models/adapter models/merged models/spotter datasets/annotated datasets/results datasets/reports
+	rm -rf models/demo datasets/annotated/demo.csv* datasets/results/demo datasets/reports/demo

@@ -91,7 +91,16 @@ def _endpoint(config: AnnotateConfig) -> Ask:
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise UserError(
-                f"the server refuses model {config.model} ({error.status_code}): check key and name"
+                f"the server refuses model {config.model} ({error.status_code}): check key and name, "
+                "and that OPENAI_BASE_URL ends as the server wants it, usually in /v1"
+            ) from error
+        except openai.BadRequestError as error:
+            if error.code == "content_filter":
+                return str(error), "refused", 0, 0
+            reason = " ".join(str(error.message).split())[:300]
+            raise UserError(
+                f"the server rejects the request ({reason}): it must take max_tokens, temperature, seed and a JSON "
+                "schema; try another --model"
             ) from error
         except openai.RateLimitError as error:
             if error.code == "insufficient_quota":
@@ -200,8 +209,12 @@ def main(config: AnnotateConfig) -> int:
     results = [progress.done[key] for key in keys]
     unreached = sum(result["status"] == "api_error" for result in results)
     if unreached:
+        last = next(result["raw"] for result in reversed(results) if result["status"] == "api_error")
         logger.warning(
-            "%d of %d rows met an API error: run the same command again to ask for those only", unreached, len(keys)
+            "%d of %d rows met an API error, the last one: %s; run the same command again to ask for those only",
+            unreached,
+            len(keys),
+            " ".join(last.split())[:200],
         )
         return 1
     for name in LABEL_COLUMNS[:-2]:

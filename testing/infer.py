@@ -35,7 +35,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils import params
 from utils.configs import GenerationConfig, InferConfig
 from utils.data import (
-    content_id,
     make_room,
     read_rewritings,
     read_table,
@@ -107,9 +106,10 @@ def baseline_answers(config: InferConfig, frame: pd.DataFrame) -> list[str]:
     if config.baseline == "copy":
         return sources
     if config.baseline == "reference":
-        require_columns(frame, [params.REFERENCE_COLUMN], config.input, "--baseline reference")
-        return list(frame[params.REFERENCE_COLUMN])
-    unwanted = removed_words(read_rewritings(config.train_file))
+        require_columns(frame, [config.reference_column], config.input, "--reference_column")
+        return list(frame[config.reference_column])
+    unwanted = removed_words(read_rewritings(config.train_file, config.input_column, config.reference_column))
+    logger.info("deleting %d words learned from %s", len(unwanted), config.train_file)
     return [delete_words(source, unwanted) for source in sources]
 
 
@@ -133,7 +133,7 @@ def main(config: InferConfig) -> None:
         output = output_path(config, f"{name}_{ref.label}" + (f"_{config.shots}shot" if config.shots else ""))
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
         if config.shots:
-            details["train_file"] = content_id(*map(str, read_rewritings(config.train_file)))
+            details["train_file"] = file_sha256(Path(config.train_file))
         if template == "fill":
             details["spotter"] = spotter_record(config)
         shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "seed"]

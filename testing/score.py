@@ -5,6 +5,7 @@
     python testing/score.py --scorers overlap,edits --reference_columns neutral1,neutral2,neutral3 --input out.csv
 
 Reads  results files of testing/infer.py (or any table with the source, the rewriting and, for some, the reference)
+       Optional columns: bias (Yes or No; without it every row counts as biased), biased_words (a JSON list)
 Writes <input>.scores.csv: every input column, and one per measure; <input>.summary.json: mean, 95 % interval,
        n scored / n total, and what each measure means
 
@@ -40,7 +41,7 @@ def results_files(given: list[str]) -> list[Path]:
     files = [Path(name) for name in given] or list(params.RESULTS_DIR.glob("*.csv"))
     files = list(dict.fromkeys(path for path in files if not path.name.endswith(".scores.csv")))
     if not files:
-        where = "only scores are given" if given else f"{params.RESULTS_DIR} holds no results"
+        where = "only scores are given" if given else f"{params.RESULTS_DIR} itself holds no results"
         raise UserError(f"--input: {where}: python testing/infer.py makes results")
     stems = [path.with_suffix("") for path in files]
     if given and len(set(stems)) < len(stems):

@@ -132,6 +132,15 @@ def test_an_interrupted_run_goes_on_where_it_was_and_asks_nothing_twice(server, 
     assert list(read_table(output)["status"]) == ["ok"] * 6 and not progress.exists()
 
 
+def test_a_request_that_the_server_will_never_take_ends_at_once(server, script, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_text("biased_text\none\ntwo\n")
+    server.status = 400
+    result = script(SCRIPT, "--input", source, "--output", tmp_path / "out.csv", env=server.env)
+    assert result.returncode == 2 and len(server.requests) == 1
+    assert "the server rejects the request (Error code: 400" in result.stderr.splitlines()[-1]
+
+
 def test_without_a_key_it_says_what_to_set(script, tmp_path):
     result = script(SCRIPT, "--input", write_input(tmp_path, ["x"]), "--input_column", "text",
                     "--output", tmp_path / "o.csv", cwd=tmp_path)  # fmt: skip

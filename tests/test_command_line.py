@@ -55,7 +55,8 @@ def test_a_mistake_ends_with_code_2_and_says_what(argv, message, capsys):
     with pytest.raises(SystemExit) as end:
         parse(*argv)
     assert end.value.code == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert message in said and said.startswith("error: ") and said.endswith("(see --help)")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,8 @@ def test_a_wrong_config_file_is_an_error(text, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         parse("--config", str(settings))
     assert end.value.code == 2
+    if text == "learning: 1":
+        assert f"--config {settings}: there is no setting learning" in capsys.readouterr().err
 
 
 def test_the_recipe_of_the_paper_is_readable():

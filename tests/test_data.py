@@ -106,3 +106,15 @@ def test_ids_are_stable_and_unique():
     ]
     assert list(make_room(frame.assign(status="x"), ["status"]).columns) == ["id", "text", "input_status"]
     assert frame["id"][0] == with_ids(pd.DataFrame({"text": ["same"]}), "text")["id"][0]
+
+
+def test_a_broken_line_a_folder_and_another_separator_are_named(tmp_path):
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text('{"a": "b"}\n\n{"a": }\n')
+    with pytest.raises(UserError, match="line 3 is not JSON"):
+        read_table(lines)
+    with pytest.raises(UserError, match="is a folder"):
+        read_table(tmp_path)
+    (tmp_path / "semi.csv").write_text("biased_text;debiased_text\na;b\n")
+    with pytest.raises(UserError, match="separate columns by commas"):
+        read_pairs(tmp_path / "semi.csv", "biased_text", "debiased_text")

@@ -12,7 +12,7 @@ from bitsandbytes.nn import Linear4bit, modules
 from tests.fourbit import float_twin, gradients, with_lora
 from utils.helpers import UserError
 from utils.likelihood import completion_loss, shared_prefix
-from utils.models import keep_trainable_layout, load_base, resolve
+from utils.models import keep_trainable_layout, load_base, load_tokenizer, resolve
 
 
 def a_batch():
@@ -147,3 +147,12 @@ def test_a_base_whose_weights_changed_is_another_base(tmp_path, tiny_model):
     data[-1] ^= 1
     weights.write_bytes(data)
     assert model_record(resolve(str(copy)))["identity"] != record["identity"]
+
+
+def test_a_template_without_a_system_turn_is_refused_in_one_line(tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}hello"
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError, match="takes no system turn .no system role."):
+        load_tokenizer(resolve(str(folder)))

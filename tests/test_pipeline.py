@@ -302,3 +302,15 @@ def test_rows_over_the_limit_are_dropped_and_counted_and_the_prompt_is_not_learn
         labels = trainer.train_dataset[0]["labels"]
         learned = tokenizer.decode([token for token in labels if token != -100])
         assert learned.startswith("<|im_start|>system" if inputs_too else "thing<|im_end|>")
+
+
+def test_baselines_and_scores_with_columns_of_ones_own(script, tmp_path):
+    mine = tmp_path / "mine.csv"
+    mine.write_text("text,fair,bias\n" + "".join(f"damn row {n},row {n},yes\n" for n in range(5)))
+    columns = ["--input_column", "text", "--reference_column", "fair", "--train_file", mine]
+    output = tmp_path / "delete.csv"
+    result = script(INFER, "--baseline", "delete", "--input", mine, *columns, "--output", output)
+    assert result.returncode == 0 and "deleting 1 words learned from" in result.stderr, result.stderr
+    assert list(read_table(output)["generated_text"]) == [f"row {n}" for n in range(5)]
+    result = script(SCORE, "--input", output, "--input_column", "text", "--scorers", "edits")
+    assert result.returncode == 2 and "column bias holds yes: write Yes or No" in result.stderr

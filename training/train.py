@@ -280,7 +280,7 @@ def check(config: TrainConfig) -> None:
     try:
         trainer_arguments(config, Path(config.output))  # the library knows its optimisers, schedules and trackers
     except (ValueError, ImportError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(f"--optimizer, --lr_scheduler or --report_to: {' '.join(str(error).split())}") from error
 
 
 def main(config: TrainConfig) -> None:

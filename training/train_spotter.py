@@ -58,7 +58,7 @@ def check(path: str, rows: list[dict], labels: list[np.ndarray]) -> None:
     """Is there enough to learn from? Raises UserError where there is not."""
     changed = len({row["prompt"] for row, label in zip(rows, labels, strict=True) if label.any()})
     if changed < 2 * params.SPOT_FOLDS or all(label.all() for label in labels):
-        raise UserError(f"{path}: {changed} of {len(rows)} rows change some words: too few to learn from")
+        raise UserError(f"{path}: {changed} of {len(rows)} rows change some words, {2 * params.SPOT_FOLDS} are needed")
     if all(label.any() for label in labels):
         logger.warning("%s holds no fair text: whole texts cannot be judged, rewrite with --spot_threshold 0", path)
 

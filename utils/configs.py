@@ -30,9 +30,12 @@ class RunConfig(TableConfig):
 class ModelConfig:
     """Which model, and in what precision."""
 
-    base_model: str | None = setting(None, f"folder, Hub id, or the embedded default '{params.BASE_MODEL}'")
+    base_model: str | None = setting(None, f"folder or Hub id; '{params.BASE_MODEL}' is the embedded one")
     revision: str | None = setting(None, "commit or tag of a Hub model; recorded")
-    quantization: Literal["nf4", "int8", "none"] | None = setting(None, "weights of the base: 4-bit, 8-bit or 16-bit")
+    quantization: Literal["nf4", "int8", "none"] | None = setting(
+        None,
+        "weights of the base: 4-bit, 8-bit or 16-bit; default: nf4 to train, as trained for an adapter, else none",
+    )
 
 
 @dataclass
@@ -88,7 +91,7 @@ class TrainConfig(ModelConfig, RunConfig):
     output: str = setting(str(params.ADAPTER_DIR), "folder for the adapter (or the model, with --method full)")
     input_column: str = setting(params.INPUT_COLUMN, "column with the text to rewrite, in a pairs file")
     output_column: str = setting(params.REFERENCE_COLUMN, "column with the rewriting, in a pairs file")
-    prompt: str = setting("rewrite", "prompt template of utils/prompts.py")
+    prompt: str = setting("rewrite", "template of utils/prompts.py: rewrite, rewrite-short, or fill (with a spotter)")
     method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
     seeds: str | None = setting(None, "several seeds, e.g. 0,1,2: one adapter each, and mean and spread of the loss")
     # data
@@ -177,7 +180,12 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
         params.SPOT_SPREAD,
         "in such a text change all words above this probability, and the worst one in any case",
     )
-    train_file: str = setting(str(params.TRAIN_FILE), "pairs for --shots and --baseline delete")
+    train_file: str = setting(
+        str(params.TRAIN_FILE), "pairs for --shots and --baseline delete, in --input_column and --reference_column"
+    )
+    reference_column: str = setting(
+        params.REFERENCE_COLUMN, "column with the human rewriting, for --train_file and --baseline reference"
+    )
     baseline: Literal["copy", "delete", "reference"] | None = setting(
         None, "no model: the source itself, the source without words learned from --train_file, the human rewriting"
     )

@@ -29,6 +29,8 @@ def read_table(path: str | Path, limit: int | None = None) -> pd.DataFrame:
         UserError: the file is missing, not UTF-8, empty, malformed, or has a cell too long to be a text.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it")
     if not path.is_file():
         raise UserError(f"{path}: no such file{_who_makes(path)}")
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
@@ -77,7 +79,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _read_json(path: Path) -> pd.DataFrame:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".jsonl":
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        rows = [_parse_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     else:
         rows = json.loads(text or "[]")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -89,6 +91,13 @@ def _read_json(path: Path) -> pd.DataFrame:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
     return pd.DataFrame([{k: as_text(v) for k, v in row.items()} for row in rows]).fillna("")
+
+
+def _parse_line(number: int, line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number} is not JSON: {error}") from error
 
 
 def _refuse_broken_cells(frame: pd.DataFrame, path: Path) -> None:
@@ -167,9 +176,10 @@ def read_pairs(path: str | Path, source: str, target: str, limit: int | None = N
         sides = zip(frame["prompt"], frame["completion"], strict=True)
         templated = False
     else:
+        hint = "; separate columns by commas" if len(columns) == 1 and ";" in frame.columns[0] else ""
         raise UserError(
-            f"{path} has columns {', '.join(frame.columns)}: expected {source} and {target} "
-            "(see --input_column, --output_column), or instruction and output, or prompt and completion"
+            f"{path} has columns {', '.join(frame.columns)}: expected {source} and {target} (see --input_column, "
+            f"and --output_column or --reference_column), or instruction and output, or prompt and completion{hint}"
         )
     rows = [
         {"id": content_id(prompt, completion), "prompt": prompt, "completion": completion, "templated": templated}
@@ -181,7 +191,9 @@ def read_pairs(path: str | Path, source: str, target: str, limit: int | None = N
     return usable
 
 
-def read_rewritings(path: str | Path) -> list[tuple[str, str]]:
-    """(text, rewriting) of every usable row of a pairs file with the usual columns."""
-    pairs = read_pairs(path, params.INPUT_COLUMN, params.REFERENCE_COLUMN)
+def read_rewritings(
+    path: str | Path, source: str = params.INPUT_COLUMN, target: str = params.REFERENCE_COLUMN
+) -> list[tuple[str, str]]:
+    """(text, rewriting) of every usable row of a pairs file."""
+    pairs = read_pairs(path, source, target)
     return [(pair["prompt"], pair["completion"]) for pair in pairs]

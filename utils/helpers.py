@@ -42,12 +42,17 @@ def parse_config(
     from transformers.hf_argparser import HfArgumentParser  # imports no torch; half a second
 
     manual = sys.modules["__main__"].__doc__ or ""
-    parser = HfArgumentParser(config_class, description=manual, formatter_class=_HelpFormatter, allow_abbrev=False)
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            self.exit(USAGE_ERROR, f"error: {message} (see --help)\n")  # without two screens of usage before it
+
+    parser = Parser(config_class, description=manual, formatter_class=_HelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE.yaml", help="settings by name; flags on the command line win")
     argv = _rename_published_flags(sys.argv[1:] if argv is None else argv, aliases or {}, parser)
     config_file = parser.parse_known_args(argv)[0].config
     if config_file:  # settings of the file go before the flags, so that they are checked alike and flags win
-        settings = _yaml_as_flags(config_file, parser)
+        settings = _yaml_as_flags(config_file, aliases or {}, parser)
         argv = _rename_published_flags(settings, aliases or {}, parser) + argv
     values = vars(parser.parse_args(argv))
     values.pop("config")
@@ -112,7 +117,7 @@ def _translate(old: str, value: Any, aliases: dict, parser: argparse.ArgumentPar
     return {} if converted is None else {new: converted}
 
 
-def _yaml_as_flags(path: str, parser: argparse.ArgumentParser) -> list[str]:
+def _yaml_as_flags(path: str, aliases: dict, parser: argparse.ArgumentParser) -> list[str]:
     """The settings of a YAML file as they would stand on the command line."""
     import yaml
 
@@ -126,6 +131,8 @@ def _yaml_as_flags(path: str, parser: argparse.ArgumentParser) -> list[str]:
         parser.error(f"--config {path}: expected lines like 'lr: 2.0e-4'")
     flags = []
     for name, value in settings.items():
+        if name not in aliases and f"--{name}" not in parser._option_string_actions:
+            parser.error(f"--config {path}: there is no setting {name}")
         if value is not None:
             flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return flags
@@ -162,6 +169,11 @@ def run_stage(main: Callable, config: Any) -> NoReturn:
         code = main(config)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(USAGE_ERROR)
+    except OSError as error:
+        if not (error.filename and error.strerror):
+            raise
+        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
         sys.stderr.write(

@@ -65,8 +65,6 @@ def resolve(base_model: str | None, adapter_model: str | Path | None = None, rev
 def resolve_recorded(trained_on: dict[str, Any], folder: Path) -> ModelRef:
     """The base that what lies in `folder` was trained on, from its run record (see `model_record`)."""
     name = trained_on["name"]
-    if (params.ROOT / name).is_dir():
-        name = str(params.ROOT / name)  # recorded relative to the repo, so that it is found from any folder
     base = _resolve_base(name, trained_on.get("revision"))
     _check_identity(base, trained_on, folder)
     return base
@@ -108,11 +106,13 @@ def _resolve_base(name: str, revision: str | None) -> ModelRef:
     if name in params.EMBEDDED_MODELS:
         return ModelRef(name, str(embedded.fetch(name)))
     folder = Path(name)
+    if not folder.is_dir() and (params.ROOT / name).is_dir():
+        folder = params.ROOT / name  # models/merged and the like, from any folder
     if folder.is_dir():
         _check_model_folder(folder.resolve())
         record = read_json(folder / RECORD_NAME) if (folder / RECORD_NAME).is_file() else {}
         return ModelRef(shareable(str(folder.resolve())), str(folder), record=record)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or folder.is_absolute():
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or folder.is_absolute() or name.startswith("models/"):
         raise UserError(f"--base_model {name}: no such folder, not a Hub id, and not '{params.BASE_MODEL}'")
     return ModelRef(name, name, _hub_commit(name, revision))
 
@@ -154,12 +154,11 @@ def _hub_commit(name: str, revision: str | None) -> str:
             f"{name} is gated: accept its licence at https://huggingface.co/{name} and set HF_TOKEN"
         ) from error
     except RepositoryNotFoundError as error:
-        raise UserError(
-            f"--base_model {name}: no such folder and no such Hub model (private ones need HF_TOKEN)"
-        ) from error
+        raise UserError(f"--base_model {name}: no such folder or Hub model (private ones need HF_TOKEN)") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"--base_model {name} is not a folder, not in the local cache, and the Hub is not reached"
+            f"--base_model {name} is no folder here, not in the local cache, and the Hub is not reached: "
+            "check the path, or connect once"
         ) from error
     return Path(config).parent.name  # the cache keeps a snapshot in a folder named by its commit
 
@@ -188,6 +187,7 @@ def model_record(ref: ModelRef) -> dict[str, Any]:
 
 def load_tokenizer(ref: ModelRef, side: str = "left"):
     """Tokenizer of the adapter or base. `side` is the padding side: left to generate, right to train."""
+    from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
     source = ref.adapter if ref.adapter and (ref.adapter / "tokenizer.json").is_file() else ref.path
@@ -195,6 +195,10 @@ def load_tokenizer(ref: ModelRef, side: str = "left"):
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side=side)
     if tokenizer.chat_template is None:
         raise UserError(f"{ref.name} has no chat template: take the instruct or chat version of the model")
+    try:
+        tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in ("system", "user")], tokenize=False)
+    except TemplateError as error:
+        raise UserError(f"{ref.name}: its chat template takes no system turn ({error}): take another model") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

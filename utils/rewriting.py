@@ -70,7 +70,8 @@ def worked_examples(config: InferConfig, template: str) -> list[tuple[str, str]]
     """Pairs for the prompt: short ones, biased and neutral, chosen by seed."""
     if not config.shots:
         return []
-    short = [pair for pair in read_rewritings(config.train_file) if len(pair[0]) < 200]
+    pairs = read_rewritings(config.train_file, config.input_column, config.reference_column)
+    short = [pair for pair in pairs if len(pair[0]) < 200]
     if template == "fill":
         edited = [(source, edits_between(source, rewriting)) for source, rewriting in short]
         short = [(mark(s, [edit.span for edit in edits]), write_fillings(edits)) for s, edits in edited if edits]

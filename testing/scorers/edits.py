@@ -32,6 +32,9 @@ HIGHER_IS_BETTER = {
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
     """Run-away: more than params.RUNAWAY_RATIO times as long as the source, and at least ten words longer."""
+    labels = set(frame.get("bias", pd.Series(dtype=str))) - {"Yes", "No", ""}
+    if labels:
+        raise UserError(f"column bias holds {', '.join(sorted(labels)[:3])}: write Yes or No, or leave the column out")
     rows = []
     for _, row in frame.iterrows():
         source, text = row[config.input_column], row[config.output_column]
