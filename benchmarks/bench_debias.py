@@ -185,9 +185,11 @@ def print_table(seeds: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--rows", type=int, nargs="+", choices=[600, 2400], default=[600, 2400])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--data_dir", type=Path, default=ROOT.parent / "shared" / "data", help="folder with paradetox.tsv"
+    )
+    parser.add_argument("--rows", type=int, nargs="+", choices=[600, 2400], default=[600, 2400], help="training rows")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
     parser.add_argument("--whole_texts", action="store_true", help="also tune models that repeat the whole text")
     parser.add_argument("--table", action="store_true", help="only print the table of finished cells")
     options = parser.parse_args()
