@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.configs import GenerationConfig
-from utils.decoding import fill_guide
+from utils.decoding import _spellings, fill_guide
 from utils.generation import end_tokens, generate
 from utils.models import load_model, load_tokenizer, resolve
 
@@ -34,15 +34,33 @@ def answer(parts, banned, wanted):
 
 
 def test_the_answer_ends_after_the_line_of_the_last_bracket(parts):
-    result = answer(parts, ["fool", "rude"], "1: a\n2: b\n3: c\n4: d")
+    result = answer(parts, [["fool"], ["rude"]], "1: a\n2: b\n3: c\n4: d")
     assert (result.text, result.status) == ("1: a\n2: b", "ok")
 
 
 def test_the_banned_word_of_a_line_cannot_be_finished_in_any_case(parts):
     for spelling in ("fool", "Fool", "FOOL"):
-        assert answer(parts, ["fool"], f"1: {spelling}\n").text.lower() == "1: fooz"
+        assert answer(parts, [["fool"]], f"1: {spelling}\n").text.lower() == "1: fooz"
 
 
 def test_a_word_is_banned_in_its_own_line_only(parts):
-    assert answer(parts, ["fool", "rude"], "1: rude\n2: fool\n").text == "1: rude\n2: fool"
-    assert answer(parts, ["fool", "rude"], "1: (drop)\n2: rude\n").text == "1: (drop)\n2: rudz"
+    assert answer(parts, [["fool"], ["rude"]], "1: rude\n2: fool\n").text == "1: rude\n2: fool"
+    assert answer(parts, [["fool"], ["rude"]], "1: (drop)\n2: rude\n").text == "1: (drop)\n2: rudz"
+
+
+def test_where_it_is_banned_a_gap_cannot_be_opened(parts):
+    assert answer(parts, [["fool", "("], ["rude"]], "1: (drop)\n2: (drop)\n").text.startswith("1: z")
+
+
+def test_a_telling_first_token_is_enough_to_ban_a_word():
+    """Else "pensioners" comes back as "pensionrs"."""
+
+    class Pieces:
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": [text[:8], text[8:]] if len(text) > 8 else [text[:2], text[2:]]}
+
+        def decode(self, ids):
+            return "".join(ids)
+
+    assert [" pension"] in _spellings(Pieces(), "pensioners")
+    assert [" f", "ool"] in _spellings(Pieces(), "fool")

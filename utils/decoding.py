@@ -8,20 +8,22 @@ from functools import lru_cache
 
 import torch
 
+TELLING = 4  # letters of a word's first token that tell which word is coming
+
 Processor = Callable[[list[int], torch.Tensor], torch.Tensor]
 
 
-def fill_guide(tokenizer, banned: Sequence[str], end_tokens: set[int]) -> Processor:
+def fill_guide(tokenizer, banned: Sequence[Sequence[str]], end_tokens: set[int]) -> Processor:
     """A processor for one row, see `utils.generation.generate`. It keeps no state, so beams may be reordered.
 
     Args:
-        banned: for each bracket, in order, the word that its line must not hold.
+        banned: for each bracket, in order, the words that its line must not hold.
         end_tokens: tokens that end an answer.
     """
     ends = sorted(end_tokens)
     breaks = _blank_lines(tokenizer)
     numbers = [tokenizer(f"{number}:", add_special_tokens=False)["input_ids"] for number in range(1, len(banned) + 1)]
-    spellings = [_spellings(tokenizer, word) for word in banned]
+    spellings = [[tokens for word in words for tokens in _spellings(tokenizer, word)] for words in banned]
 
     def process(written: list[int], scores: torch.Tensor) -> torch.Tensor:
         *before, line = tokenizer.decode(written).split("\n")
@@ -50,10 +52,15 @@ def _only(tokens: list[int], scores: torch.Tensor) -> torch.Tensor:
 
 
 def _spellings(tokenizer, word: str) -> list[list[int]]:
-    """Token ids of the word in the usual cases, inside a line and at its start."""
+    """Token ids of the word in the usual cases, inside a line and at its start.
+
+    Of a word in several tokens the first is enough where it tells what is coming: a model that may begin "pension" but
+    not end it with "ers" writes "pensionrs".
+    """
     cases = {word, word.lower(), word.capitalize(), word.upper()}
     texts = sorted(cases | {f" {case}" for case in cases})
-    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    spellings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [ids[:1] if len(tokenizer.decode(ids[:1]).strip()) >= TELLING else ids for ids in spellings]
 
 
 @lru_cache(maxsize=1)

@@ -7,13 +7,13 @@ from pathlib import Path
 from utils.configs import InferConfig
 from utils.data import read_rewritings
 from utils.decoding import fill_guide
-from utils.edits import edits_between, fill, mark, read_fillings, write_fillings
+from utils.edits import DROP, edits_between, fill, mark, read_fillings, words_of, write_fillings
 from utils.generation import end_tokens, generate
 from utils.helpers import UserError, set_seed
 from utils.metrics import contains
 from utils.models import ModelRef, load_model, load_tokenizer
 from utils.prompts import rewrite_messages
-from utils.spotter import load_spotter, spot
+from utils.spotter import Spot, load_spotter, spot
 
 
 def rewrite(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
@@ -54,7 +54,7 @@ def _spotted(config: InferConfig, ref: ModelRef, template: str, texts: list[str]
     ends = end_tokens(model, tokenizer)
     spans = {i: [spot.span for spot in spots[i]] for i in asked}
     chats = [rewrite_messages(mark(texts[i], spans[i]), template, examples) for i in asked]
-    guides = [fill_guide(tokenizer, [spot.worst for spot in spots[i]], ends) for i in asked]
+    guides = [fill_guide(tokenizer, banned(texts[i], spots[i]), ends) for i in asked]
     for answer in generate(model, tokenizer, chats, config, guides):
         i = asked[answer.index]
         fillings = read_fillings(answer.text)
@@ -64,6 +64,13 @@ def _spotted(config: InferConfig, ref: ModelRef, template: str, texts: list[str]
         text = "" if answer.status == "too_long" else fill(texts[i], spans[i], fillings)
         spotted = [texts[i][start:end] for start, end in spans[i]]
         yield i, {"text": text, "status": answer.status, "tokens": answer.tokens, "spotted": spotted}
+
+
+def banned(text: str, spots: list[Spot]) -> list[list[str]]:
+    """For each bracket the words that must not be put there: what was found unfair, and the sign that opens "(drop)"
+    where no word of the text stands outside the brackets, since nothing would remain."""
+    remains = words_of(fill(text, [spot.span for spot in spots], {}))
+    return [[spot.worst] if remains else [spot.worst, DROP[0]] for spot in spots]
 
 
 def worked_examples(config: InferConfig, template: str) -> list[tuple[str, str]]:
