@@ -1,241 +1,233 @@
-"""Labels biased texts and rewrites them, by any OpenAI-compatible server or by a model in process.
+"""Labels biased texts and rewrites them, by any OpenAI-compatible server, its Batch API, or a model in process.
 
     export OPENAI_API_KEY=...                                     # or a line in .env
     python generate_data/annotate.py                              # the 40 pilot texts
-    python generate_data/annotate.py --input texts.csv --input_column text --model gpt-4o-mini
+    python generate_data/annotate.py --input texts.csv --input_column text --dry_run      # what would it cost?
+    python generate_data/annotate.py --input texts.csv --input_column text --max_cost 5
+    python generate_data/annotate.py --input texts.csv --input_column text --engine batch # half the price, hours
     OPENAI_BASE_URL=http://127.0.0.1:8000/v1 python generate_data/annotate.py --model my-model
     python generate_data/annotate.py --engine transformers --limit 5      # no server, no key: a weak annotator
+    python generate_data/annotate.py --prompt labels-1,analysis-1 --limit 40      # which prompt is nearer to gold?
 
 Reads  a table with one text per row, and the guideline datasets/annotation_guideline/guideline.md
-Writes datasets/annotated/<input>.csv: every input column, and bias, toxicity, sentiment, harm, target, biased_words
-       (JSON list), debiased_text, status, raw (the answer, where it could not be used), annotator
-       and <output>.run.json: settings, versions, counts, tokens
+Writes datasets/annotated/<input>.csv: every input column, and what the prompt asks for: bias, toxicity, sentiment,
+       harm, target, biased_words (JSON list), debiased_text; then status, raw (an answer that could not be used),
+       annotator, suspicious (signs of instructions to the annotator in the text)
+       <output>.answers.jsonl: every answer, as it came; <output>.run.json: settings, counts, tokens, cost
 
-status is ok, neutral (bias is No: the text is copied), unparsable (no answer that fits the schema), refused or
-truncated. Only ok and neutral rows have labels: nothing is invented. Finished rows are kept at once: after Ctrl+C, a
-crash or an API error the same command continues, and asks only for what is missing.
+Status  ok          labelled and rewritten
+        neutral     nothing to change: the text is copied
+        refused, filtered, truncated, unparsable, api_error     no labels: nothing is invented
 
-The embedded 135M model (--engine transformers) shows that the stage works; its labels are not worth training on.
+An answer is kept the moment it comes and never asked for again: after Ctrl+C, a crash or --max_cost the same command
+goes on, with any engine. `--overwrite` writes the output anew from the kept answers and asks only for what is missing.
+`--samples 3 --temperature 0.7` asks three times, takes the majority and says how far the samples disagree;
+`--canaries 20` plants instructions in twins of 20 rows and reports how many the annotator obeyed. The embedded 135M
+model (--engine transformers) shows that the stage works; its labels are not worth training on.
 
-Next: python training/train.py --input datasets/annotated/<input>.csv
+Next: python training/train.py --input datasets/annotated/<input>.csv, or python generate_data/agreement.py
 """
 
-import json
 import logging
-import os
-import secrets
 import sys
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils import params
-from utils.configs import AnnotateConfig, GenerationConfig
-from utils.data import make_room, read_table, require_columns, row_keys, with_ids, write_table
-from utils.helpers import UserError, describe, parse_config, run_stage, set_seed
-from utils.prompts import Annotation, annotate_messages, parse_annotation
-from utils.records import Progress, file_sha256, finish_record, start_record
+from utils.agreement import against_gold
+from utils.annotation import (
+    FAILED,
+    Annotator,
+    annotate_samples,
+    ask_all,
+    cells,
+    first_answers,
+    output_columns,
+    plant_canaries,
+)
+from utils.answers import Answers
+from utils.configs import AnnotateConfig
+from utils.data import content_id, read_rows, read_table, require_columns, room_for, unique, write_rows
+from utils.engines import Ask, model_name, model_price, open_engine
+from utils.helpers import UserError, describe, parse_config, run_stage
+from utils.injection import signs
+from utils.pricing import Budget, Price, expected_tokens
+from utils.prompts import ANNOTATE_PROMPTS
+from utils.records import file_sha256, finish_record, start_record, whole_file
+from utils.report import markdown_table
+from utils.tally import Tally
 
 logger = logging.getLogger(__name__)
 
 ALIASES = {
     "input_file_path": "input",
     "output_file_path": "output",
-    "backup_output_file_path": (None, "progress is kept beside the output after every row"),
+    "backup_output_file_path": (None, "every answer is kept beside the output as it comes"),
     "completions_model": "model",
-    "prompt": (None, "the prompt is made from datasets/annotation_guideline/guideline.md"),
 }
 
-API_ERROR = {"status": "api_error"}
-LABEL_COLUMNS = ["bias", "toxicity", "sentiment", "harm", "target", "status", "raw", "biased_words", "annotator"]
 
-# asks a chat and returns (answer, finish reason, prompt tokens, answer tokens)
-Ask = Callable[[list[dict[str, str]]], tuple[str, str, int, int]]
+@dataclass
+class Source:
+    """The input table, read anew in every pass: it need not fit into memory."""
 
+    path: Path
+    columns: list[str]
+    rows: int
+    config: AnnotateConfig
 
-def connect(config: AnnotateConfig) -> Ask:
-    """The engine as a function. Checks the key, or loads the model."""
-    return _endpoint(config) if config.engine == "endpoint" else _in_process(config)
+    def texts(self) -> Iterator[str]:
+        return (row[self.config.input_column] for row in read_rows(self.path, self.config.limit))
 
-
-def _endpoint(config: AnnotateConfig) -> Ask:
-    import openai
-    from dotenv import load_dotenv
-
-    load_dotenv(params.ROOT / ".env")
-    for old in ("OPEN_AI_TOKEN", "OPEN_AI_KEY"):
-        if os.environ.get(old) and not os.environ.get("OPENAI_API_KEY"):
-            logger.warning("%s is an old name: set OPENAI_API_KEY", old)
-            os.environ["OPENAI_API_KEY"] = os.environ[old]
-    if not os.environ.get("OPENAI_API_KEY"):
-        if not os.environ.get("OPENAI_BASE_URL"):
-            raise UserError(
-                "no annotator: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server of your own), "
-                "or add --engine transformers for the embedded model"
-            )
-        os.environ["OPENAI_API_KEY"] = "none"  # a local server asks for no key, the client does
-    client = openai.OpenAI(timeout=config.timeout)
-    schema = {"name": "annotation", "strict": True, "schema": Annotation.model_json_schema()}
-
-    def ask(messages: list[dict[str, str]]) -> tuple[str, str, int, int]:
-        try:
-            reply = client.chat.completions.create(
-                model=config.model,
-                messages=messages,
-                temperature=config.temperature,
-                max_tokens=config.max_tokens,
-                seed=config.seed,
-                response_format={"type": "json_schema", "json_schema": schema},
-            )
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise UserError(
-                f"the server refuses model {config.model} ({error.status_code}): check key and name, "
-                "and that OPENAI_BASE_URL ends as the server wants it, usually in /v1"
-            ) from error
-        except openai.BadRequestError as error:
-            if error.code == "content_filter":
-                return str(error), "refused", 0, 0
-            reason = " ".join(str(error.message).split())[:300]
-            raise UserError(
-                f"the server rejects the request ({reason}): it must take max_tokens, temperature, seed and a JSON "
-                "schema; try another --model"
-            ) from error
-        except openai.RateLimitError as error:
-            if error.code == "insufficient_quota":
-                raise UserError(
-                    "the account has no quota left: add credit, then run the same command again"
-                ) from error
-            return str(error), "api_error", 0, 0
-        except openai.APITimeoutError as error:
-            return str(error), "api_error", 0, 0
-        except openai.APIConnectionError as error:
-            raise UserError(f"no server at {client.base_url}: check OPENAI_BASE_URL and the network") from error
-        except openai.APIError as error:
-            return str(error), "api_error", 0, 0
-        choice, usage = reply.choices[0], reply.usage
-        reason = (
-            "refused" if choice.message.refusal or choice.finish_reason == "content_filter" else choice.finish_reason
-        )
-        text = choice.message.refusal or choice.message.content or ""
-        return text, reason, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0
-
-    return ask
+    def with_ids(self) -> Iterator[tuple[str, dict[str, str]]]:
+        rows = (read_rows(self.path, self.config.limit) for _ in range(2))
+        ids = unique(row.get("id") or content_id(row[self.config.input_column]) for row in next(rows))
+        return zip(ids, next(rows), strict=True)
 
 
-def _in_process(config: AnnotateConfig) -> Ask:
-    from utils.models import load_model, load_tokenizer, resolve
+def open_source(config: AnnotateConfig) -> Source:
+    """Reads the input once from end to end, so that a broken row shows before anything is paid."""
+    columns: dict[str, None] = {}
+    count = 0
+    for row in read_rows(config.input, config.limit):
+        columns |= dict.fromkeys(row)
+        count += 1
+    require_columns(columns, [config.input_column], config.input, "--input_column")
+    if config.group_column:
+        require_columns(columns, [config.group_column], config.input, "--group_column")
+    return Source(Path(config.input), list(columns), count, config)
 
-    ref = resolve(config.base_model, config.adapter_model, config.revision)
-    logger.warning("%s is a weak annotator: use its output to try the pipeline, not to train on", ref.label)
-    from utils.generation import generate
 
-    set_seed(config.seed)
-    tokenizer, model = load_tokenizer(ref), load_model(ref, config.quantization)
-    settings = GenerationConfig(
-        max_new_tokens=config.max_tokens, max_prompt_tokens=4096, temperature=config.temperature, batch_tokens=8192
+def annotate_file(config: AnnotateConfig, source: Source, prompt: str, output: Path, engine: Ask | None) -> int:
+    """Annotates with one prompt. Returns the exit code; without an engine it only says what there is to ask."""
+    guideline = params.GUIDELINE_FILE.read_text(encoding="utf-8")
+    annotator = Annotator(
+        model_name(config), prompt, guideline, config.temperature, config.max_tokens, config.seed, config.retries
     )
+    settings = {
+        "model": annotator.model,
+        "prompt": prompt,
+        "guideline": file_sha256(params.GUIDELINE_FILE),
+        "temperature": config.temperature,
+        "max_tokens": config.max_tokens,
+        "seed": config.seed,
+    }
+    answers = Answers(output.with_name(output.name + ".answers.jsonl"), settings, config.overwrite)
+    price = model_price(config)
+    budget = Budget(price, config.max_cost, answers, config.engine == "batch")
+    left = first_answers(source.texts(), annotator, answers, config.samples)
+    estimate = say_estimate(left, answers, price, config)
+    if engine is None:
+        print(f"{prompt}: {estimate}")
+        return 0
+    if output.exists() and not config.overwrite:
+        raise UserError(f"--output {output} is already there: name another file, or add --overwrite")
+    logger.info("%d rows of %s by %s, %s (%s)", source.rows, source.path, annotator.model, estimate, describe(config))
+    record = start_record(config, [source.path, params.GUIDELINE_FILE])
 
-    def ask(messages: list[dict[str, str]]) -> tuple[str, str, int, int]:
-        answer = next(generate(model, tokenizer, [messages], settings))
-        return answer.text, "stop" if answer.status == "ok" else "length", answer.prompt_tokens, answer.tokens
+    totals = iter([left.requests])  # how many there are to ask again shows only while they are
 
-    return ask
+    def ask(requests):
+        return engine(requests, answers, budget, next(totals, None))
+
+    errors = ask_all(source.texts, annotator, answers, config.samples, ask)
+    canaries = plant_canaries(source.texts, annotator, answers, config, ask) if config.canaries else None
+    answers.close()
+
+    tally = Tally()
+    columns = output_columns(annotator, config.samples, config.output_column)
+    header = ["id", *(room_for(name, columns) for name in source.columns if name != "id"), *columns]
+
+    def finished() -> Iterator[list[str]]:
+        group = config.group_column or ("aspect" if "aspect" in source.columns else None)
+        for row_id, given in source.with_ids():
+            text = given[config.input_column]
+            found = annotate_samples(text, annotator, answers, config.samples, errors)
+            found["suspicious"] = " ".join(signs(text))
+            tally.add(found, given.get(group, "") if group else "")
+            carried = [given.get(name, "") for name in source.columns if name != "id"]
+            yield [row_id, *carried, *cells(found, columns, config.output_column)]
+
+    with whole_file(output) as partial:
+        write_rows(finished(), header, partial)
+        # the record first: no table is without it
+        tokens = {"in": answers.tokens("in"), "out": answers.tokens("out")}
+        results = {"annotator": annotator.model, "servers": sorted(answers.servers), "prompt": prompt}
+        cost = {"usd": budget.spent(), "price": price and vars(price), "tokens": tokens, "answers": len(answers)}
+        finish_record(record, output, **results, **tally.summary(), cost=cost, canaries=canaries)
+
+    print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in tally.counts().most_common()))
+    print(tally.tables() + "\n")
+    print(say_cost(budget, answers, price))
+    if canaries:
+        print(canaries["sentence"])
+    if tally.flagged:
+        logger.warning("%d rows hold signs of instructions to the annotator: see the column suspicious", tally.flagged)
+    failed = sum(tally.counts()[status] for status in FAILED)
+    if unreached := tally.counts()["api_error"]:
+        logger.warning(
+            "%d rows met an API error, one of them: %s; --overwrite asks for those only",
+            unreached,
+            [*errors.values()][-1],
+        )
+    if failed > config.max_failed * source.rows:
+        logger.warning("%d of %d rows have no usable answer: see the column raw", failed, source.rows)
+        return 1
+    return 0
 
 
-def annotate_one(ask: Ask, text: str, guideline: str, retries: int) -> dict:
-    """Labels and rewriting of one text with a status, the raw answer where it could not be used, and token counts.
+def say_estimate(left, answers: Answers, price: Price | None, config: AnnotateConfig) -> str:
+    """What is left to ask and what that may cost, as a sentence."""
+    tokens_in, tokens_out = expected_tokens(left.requests, left.prompt_chars, left.answer_chars, answers)
+    basis = "by the answers so far" if len(answers) else "at 4 characters a token"
+    sentence = f"{left.requests} requests to ask, about {tokens_in:,.0f} tokens in and {tokens_out:,.0f} out ({basis})"
+    if price is None:
+        return f"{sentence}; the price of {config.model} is in no table: see --prices"
+    if not price.as_of:  # in process
+        return sentence
+    dollars = price.cost(tokens_in, tokens_out, config.engine == "batch")
+    return f"{sentence}, {dollars:.4f} US dollars at the prices of {price.as_of}"
 
-    An answer that does not fit the schema is asked for again with the validator's message.
-    """
-    messages = annotate_messages(text, guideline, secrets.token_hex(8))
-    tokens_in = tokens_out = 0
-    for _ in range(retries + 1):
-        reply, reason, used_in, used_out = ask(messages)
-        tokens_in, tokens_out = tokens_in + used_in, tokens_out + used_out
-        counts = {"tokens_in": tokens_in, "tokens_out": tokens_out}
-        if reason in ("refused", "api_error"):
-            return {"status": reason, "raw": reply, **counts}
-        try:
-            labels = parse_annotation(reply).model_dump()
-        except ValueError as error:
-            status = "truncated" if reason == "length" else "unparsable"
-            problem = " ".join(str(error).split())[:300]
-            messages = [
-                *messages[:2],
-                {"role": "assistant", "content": reply},
-                {"role": "user", "content": f"That does not fit: {problem}. Answer with the JSON object only."},
-            ]
-            continue
-        neutral = labels["bias"] == "No"
-        if neutral:
-            labels |= {"debiased_text": text, "biased_words": []}
-        return {"status": "neutral" if neutral else "ok", "raw": "", **labels, **counts}
-    return {"status": status, "raw": reply, **counts}
+
+def say_cost(budget: Budget, answers: Answers, price: Price | None) -> str:
+    """What all kept answers took, as a sentence."""
+    tokens = f"{len(answers)} answers, {answers.tokens('in'):,} tokens in, {answers.tokens('out'):,} out"
+    dollars = budget.spent()
+    return tokens + (f", {dollars:.4f} US dollars at the prices of {price.as_of}" if price and price.as_of else "")
+
+
+def compare_prompts(config: AnnotateConfig, outputs: dict[str, Path]) -> str:
+    """A table of prompts against the gold rows with the same ids."""
+    gold = {row["id"]: row for row in read_table(config.gold).to_dict("records")}
+    rows = []
+    for prompt, output in outputs.items():
+        annotated = [row for row in read_table(output).to_dict("records") if row["id"] in gold]
+        if not annotated:
+            return f"no row of {config.input} has a gold row in {config.gold}: nothing to compare with"
+        found = against_gold(annotated, [gold[row["id"]] for row in annotated], config.output_column)
+        names = ("change", "bias", "toxicity", "sentiment", "harm", "copied", "changed", "chrf")
+        values = ["" if found.get(name) is None else f"{found[name]:.3g}" for name in names]
+        rows.append([prompt, f"{found['usable']}/{found['rows']}", *values])
+    header = ["prompt", "usable", "kappa change", "bias", "toxicity", "sentiment", "harm"]
+    return markdown_table([*header, "biased, copied", "fair, changed", "chrF"], rows)
 
 
 def main(config: AnnotateConfig) -> int:
-    source = Path(config.input)
-    output = Path(config.output) if config.output else params.ANNOTATED_DIR / f"{source.stem}.csv"
-    frame = read_table(source, config.limit)
-    require_columns(frame, [config.input_column], source, "--input_column")
-    frame = with_ids(make_room(frame, [*LABEL_COLUMNS, config.output_column]), config.input_column)
-    guideline = params.GUIDELINE_FILE.read_text(encoding="utf-8")
-    in_process = Path(config.adapter_model or config.base_model or params.BASE_MODEL).name
-    annotator = config.model if config.engine == "endpoint" else f"{in_process} (in process, weak)"
-    settings = {
-        "annotator": annotator,
-        "temperature": config.temperature,
-        "guideline": file_sha256(params.GUIDELINE_FILE),
-    }
-    progress = Progress(output, {**settings, "column": config.input_column}, config.overwrite)
-    record = start_record(config, [source, params.GUIDELINE_FILE])
-    logger.info(
-        "annotating %d rows of %s, %d already done (%s)", len(frame), source, len(progress.done), describe(config)
-    )
-
-    texts = list(frame[config.input_column])
-    keys = row_keys(frame, config.input_column)
-    missing = [
-        (k, t) for k, t in zip(keys, texts, strict=True) if progress.done.get(k, API_ERROR)["status"] == "api_error"
-    ]
-    if missing:
-        ask = connect(config)
-        for position, (key, text) in enumerate(missing, 1):
-            progress.add(key, **annotate_one(ask, text, guideline, config.retries))
-            logger.info("%d/%d %s", position, len(missing), progress.done[key]["status"])
-
-    results = [progress.done[key] for key in keys]
-    unreached = sum(result["status"] == "api_error" for result in results)
-    if unreached:
-        last = next(result["raw"] for result in reversed(results) if result["status"] == "api_error")
-        logger.warning(
-            "%d of %d rows met an API error, the last one: %s; run the same command again to ask for those only",
-            unreached,
-            len(keys),
-            " ".join(last.split())[:200],
-        )
-        return 1
-    for name in LABEL_COLUMNS[:-2]:
-        frame[name] = [r.get(name, "") for r in results]
-    frame[params.BIASED_WORDS_COLUMN] = [json.dumps(r.get("biased_words", []), ensure_ascii=False) for r in results]
-    frame[config.output_column] = [r.get("debiased_text", "") for r in results]
-    frame["annotator"] = annotator
-    counts = Counter(r["status"] for r in results)
-    tokens = {side: sum(r.get(side, 0) for r in results) for side in ("tokens_in", "tokens_out")}
-    finish_record(record, output, annotator=annotator, counts=dict(counts), **tokens)
-    write_table(frame, output)
-    progress.finish()
-
-    failed = len(results) - counts["ok"] - counts["neutral"]
-    print(
-        f"{output}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) + f" of {len(results)} rows"
-    )
-    if failed > config.max_failed * len(results):
-        logger.warning("%d of %d rows have no usable answer: see the raw column", failed, len(results))
-        return 1
-    return 0
+    prompts = config.prompts()
+    for prompt in prompts:
+        if prompt not in ANNOTATE_PROMPTS:
+            raise UserError(f"--prompt {prompt}: there are {', '.join(ANNOTATE_PROMPTS)}")
+    source = open_source(config)
+    base = Path(config.output) if config.output else params.ANNOTATED_DIR / f"{source.path.stem}.csv"
+    outputs = {prompt: base.with_stem(f"{base.stem}.{prompt}") if len(prompts) > 1 else base for prompt in prompts}
+    engine = None if config.dry_run else open_engine(config)
+    code = max(annotate_file(config, source, prompt, output, engine) for prompt, output in outputs.items())
+    if len(prompts) > 1 and engine:
+        print(f"\nagainst {config.gold}:\n" + compare_prompts(config, outputs))
+    return code
 
 
 if __name__ == "__main__":

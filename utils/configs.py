@@ -51,23 +51,57 @@ class GenerationConfig:
 
 
 @dataclass
-class AnnotateConfig(ModelConfig, RunConfig):
+class AskConfig(ModelConfig):
+    """Who is asked, and how: an OpenAI-compatible server, its Batch API, or a model in process."""
+
     adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
+    engine: Literal["endpoint", "batch", "transformers"] = setting(
+        "endpoint", "an OpenAI-compatible server; its Batch API (half the price, hours); or a model in process"
+    )
+    model: str = setting(params.ANNOTATOR_MODEL, "model name asked for at the endpoint")
+    temperature: float = setting(params.ANNOTATE_TEMPERATURE, "0 is greedy")
+    max_tokens: int = setting(params.ANNOTATE_MAX_TOKENS, "longest answer, in tokens")
+    timeout: float = setting(params.ASK_TIMEOUT, "seconds for one request")
+    max_concurrency: int = setting(params.MAX_CONCURRENCY, "most requests under way; fewer where the server says so")
+    max_cost: float | None = setting(None, "US dollars that this output may cost, earlier runs included")
+    prices: str = setting(str(params.PRICE_FILE), "CSV with the US dollars per million tokens of each model")
+    poll: float = setting(params.BATCH_POLL, "seconds between two looks at a batch")
+
+
+@dataclass
+class AnnotateConfig(AskConfig, RunConfig):
     input: str = setting(str(params.PILOT_FILE), "CSV, TSV, JSON or JSONL with the texts")
     output: str | None = setting(None, "CSV to write; default: datasets/annotated/<name of the input>.csv")
     input_column: str = setting(params.INPUT_COLUMN, "column that holds the text")
     output_column: str = setting(params.REFERENCE_COLUMN, "column for the benign rewriting")
-    engine: Literal["endpoint", "transformers"] = setting("endpoint", "an OpenAI-compatible server, or in process")
-    model: str = setting(params.ANNOTATOR_MODEL, "model name asked for at the endpoint")
-    temperature: float = setting(params.ANNOTATE_TEMPERATURE, "0 is greedy")
-    max_tokens: int = setting(params.ANNOTATE_MAX_TOKENS, "longest answer, in tokens")
+    prompt: str = setting(
+        params.ANNOTATE_PROMPT, "prompt of utils/prompts.py: labels-1, analysis-1 or rewrite-1; a,b compares them"
+    )
+    gold: str = setting(str(params.GOLD_FILE), "rows annotated by people, to compare with; used where their ids occur")
+    samples: int = setting(1, "answers per text; labels by majority, and a column that says how far they disagree")
+    canaries: int = setting(0, "so many texts are asked again with an instruction planted in them")
+    group_column: str | None = setting(None, "column by whose values statuses are counted; default: aspect, if there")
     retries: int = setting(params.ANNOTATE_RETRIES, "further tries after an answer that does not fit the schema")
-    timeout: float = setting(params.ANNOTATE_TIMEOUT, "seconds for one request")
     max_failed: float = setting(params.ANNOTATE_MAX_FAILED, "share of failed rows above which the exit code is 1")
+    dry_run: bool = setting(False, "say what there is to ask and what it may cost, and ask nothing")
 
     def __post_init__(self):
-        if self.retries < 0:
-            raise ValueError(f"--retries {self.retries}: give 0 or more")
+        for flag, least in (
+            ("retries", 0),
+            ("samples", 1),
+            ("canaries", 0),
+            ("max_concurrency", 1),
+            ("max_tokens", 1),
+        ):
+            if getattr(self, flag) < least:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: give {least} or more")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(f"--samples {self.samples} of greedy answers are all the same: add --temperature 0.7")
+        if len(set(self.prompts())) < len(self.prompts()):
+            raise ValueError(f"--prompt {self.prompt}: a name stands there twice")
+
+    def prompts(self) -> list[str]:
+        return self.prompt.split(",")
 
 
 @dataclass

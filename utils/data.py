@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -28,27 +29,36 @@ def read_table(path: str | Path, limit: int | None = None) -> pd.DataFrame:
     Raises:
         UserError: the file is missing, not UTF-8, empty, malformed, or has a cell too long to be a text.
     """
+    return pd.DataFrame(list(read_rows(path, limit)), dtype=str).fillna("")
+
+
+def read_rows(path: str | Path, limit: int | None = None) -> Iterator[dict[str, str]]:
+    """The rows of a file one by one, so that a large one need not fit into memory (a .json file has to).
+
+    Raises:
+        UserError: as `read_table`, once the row with the trouble is reached.
+    """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     if not path.is_file():
         raise UserError(f"{path}: no such file{_who_makes(path)}")
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
+    readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".json": _json_rows, ".jsonl": _json_rows}
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: unknown format {path.suffix!r}: give a .csv, .tsv, .json or .jsonl file")
+    number = 0
     try:
-        frame = readers[path.suffix.lower()](path)
+        for number, row in enumerate(itertools.islice(readers[path.suffix.lower()](path), limit), 1):
+            _refuse_broken_cells(row, number, path)
+            yield row
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 (byte {error.start}): convert it, e.g. iconv -f latin1 -t utf-8"
         ) from error
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if frame.empty:
+    if not number:
         raise UserError(f"{path} has no rows")
-    frame = frame.head(limit) if limit else frame
-    _refuse_broken_cells(frame, path)
-    return frame
 
 
 def _who_makes(path: Path) -> str:
@@ -59,38 +69,40 @@ def _who_makes(path: Path) -> str:
     return next((f": python {maker} makes it" for folder, maker in makers.items() if folder in path.parts), "")
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """By the csv module, which says where a row is too short or too long; pandas fills up or shifts in silence."""
     csv.field_size_limit(sys.maxsize)
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         header = next(rows, [])
-        body = [row for row in rows if row]
-    if len(set(header)) < len(header):
-        raise ValueError("two columns have the same name")
-    for number, row in enumerate(body, 1):
-        if len(row) != len(header):
-            raise ValueError(
-                f"row {number} has {len(row)} cells, the header {len(header)}: quote texts that hold commas"
-            )
-    return pd.DataFrame(body, columns=header, dtype=str)
+        if len(set(header)) < len(header):
+            raise ValueError("two columns have the same name")
+        for number, row in enumerate(filter(None, rows), 1):
+            if len(row) != len(header):
+                raise ValueError(
+                    f"row {number} has {len(row)} cells, the header {len(header)}: quote texts that hold commas"
+                )
+            yield dict(zip(header, row, strict=True))
 
 
-def _read_json(path: Path) -> pd.DataFrame:
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() == ".jsonl":
-        rows = [_parse_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    else:
-        rows = json.loads(text or "[]")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("expected a list of objects with named fields")
+def _json_rows(path: Path) -> Iterator[dict[str, str]]:
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        if path.suffix.lower() == ".jsonl":
+            rows = (_parse_line(number, line) for number, line in enumerate(file, 1) if line.strip())
+        else:
+            rows = json.loads(file.read() or "[]")
+        if not isinstance(rows, Iterator | list):
+            raise ValueError("expected a list of objects with named fields")
+        for row in rows:
+            if not isinstance(row, dict):
+                raise ValueError("expected a list of objects with named fields")
+            yield {name: _as_text(value) for name, value in row.items()}
 
-    def as_text(value: object) -> str:
-        if value is None:
-            return ""
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-    return pd.DataFrame([{k: as_text(v) for k, v in row.items()} for row in rows]).fillna("")
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _parse_line(number: int, line: str) -> object:
@@ -100,28 +112,35 @@ def _parse_line(number: int, line: str) -> object:
         raise ValueError(f"line {number} is not JSON: {error}") from error
 
 
-def _refuse_broken_cells(frame: pd.DataFrame, path: Path) -> None:
-    for column in frame.columns:
-        lengths = frame[column].str.len()
-        if lengths.max() > params.MAX_CELL_CHARS:
-            row = int(lengths.argmax())
+def _refuse_broken_cells(row: dict[str, str], number: int, path: Path) -> None:
+    for column, cell in row.items():
+        if len(cell) > params.MAX_CELL_CHARS:
             raise UserError(
-                f"{path}, row {row + 1}, column {column!r}: {int(lengths.max()):,} characters, at most "
+                f"{path}, row {number}, column {column!r}: {len(cell):,} characters, at most "
                 f"{params.MAX_CELL_CHARS:,}: look for an unclosed quote, or split the text"
             )
 
 
-def require_columns(frame: pd.DataFrame, columns: list[str], path: str | Path, flag: str) -> None:
-    """Raises UserError naming the missing columns and the ones that are there."""
-    missing = [c for c in columns if c not in frame.columns]
+def require_columns(present: Iterable[str], columns: list[str], path: str | Path, flag: str) -> None:
+    """Raises UserError naming the missing columns and the ones that are there: those of a frame, or names."""
+    present = list(present)
+    missing = [c for c in columns if c not in present]
     if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)} (it has {', '.join(frame.columns)}): see {flag}")
+        raise UserError(f"{path} has no column {', '.join(missing)} (it has {', '.join(present)}): see {flag}")
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Writes a CSV whole or not at all."""
     with whole_file(path) as partial:
         frame.to_csv(partial, index=False, encoding="utf-8", quoting=csv.QUOTE_ALL, lineterminator="\n")
+
+
+def write_rows(rows: Iterable[list[str]], columns: list[str], path: Path) -> None:
+    """The same from rows that come one by one, to a path that the caller makes whole (records.whole_file)."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def content_id(*texts: str) -> str:
@@ -134,14 +153,18 @@ def with_ids(frame: pd.DataFrame, text_column: str) -> pd.DataFrame:
     frame = frame.copy()
     if "id" not in frame.columns:
         frame.insert(0, "id", [content_id(text) for text in frame[text_column]])
-    taken: set[str] = set()
-    unique = []
-    for row_id in frame["id"]:
-        candidates = (row_id if n == 0 else f"{row_id}-{n}" for n in itertools.count())
-        unique.append(next(c for c in candidates if c not in taken))
-        taken.add(unique[-1])
-    frame["id"] = unique
+    frame["id"] = list(unique(frame["id"]))
     return frame
+
+
+def unique(ids: Iterable[str]) -> Iterator[str]:
+    """Each id, with -1, -2 ... after it where it came before."""
+    taken: set[str] = set()
+    for row_id in ids:
+        candidates = (row_id if n == 0 else f"{row_id}-{n}" for n in itertools.count())
+        new = next(c for c in candidates if c not in taken)
+        taken.add(new)
+        yield new
 
 
 def row_keys(frame: pd.DataFrame, text_column: str) -> list[str]:
@@ -151,7 +174,12 @@ def row_keys(frame: pd.DataFrame, text_column: str) -> list[str]:
 
 def make_room(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Renames input columns that a stage is about to write: `status` becomes `input_status`. Nothing is lost."""
-    return frame.rename(columns={name: f"input_{name}" for name in columns if name in frame.columns})
+    return frame.rename(columns=lambda name: room_for(name, columns))
+
+
+def room_for(name: str, columns: list[str]) -> str:
+    """What an input column is called beside those that a stage writes."""
+    return f"input_{name}" if name in columns else name
 
 
 def read_pairs(path: str | Path, source: str, target: str, limit: int | None = None) -> list[dict[str, str]]:

@@ -63,8 +63,23 @@ ANNOTATOR_MODEL = "gpt-4o-mini"
 ANNOTATE_TEMPERATURE = 0.0  # the same text should get the same labels
 ANNOTATE_MAX_TOKENS = 1024
 ANNOTATE_RETRIES = 2  # further tries after an answer that does not fit the schema
-ANNOTATE_TIMEOUT = 60.0  # seconds for one request
+ANNOTATE_PROMPT = "labels-1"
 ANNOTATE_MAX_FAILED = 0.2  # share of rows without a usable answer above which the exit code is 1
+
+# --- asking a server ---
+ASK_TIMEOUT = 60.0  # seconds for one request
+ASK_TRIES = 6  # of a request that meets faults of the server; a refusal for speed (429) is no fault
+ASK_WAIT = 0.5  # seconds before the second try, at most; doubled with every further one
+ASK_WAIT_MOST = 30.0  # seconds
+ASK_PATIENCE = 600.0  # seconds of nothing but 429 after which the run ends
+ASK_OUTAGE = 10  # requests in a row that used up their tries: the server is out of order
+MAX_CONCURRENCY = 32
+PRICE_FILE = DATASETS_DIR / "prices.csv"
+BATCH_PRICE = 0.5  # of the price of an immediate answer
+BATCH_POLL = 30.0  # seconds
+BATCH_REQUESTS = 50_000  # in one batch, the limit of the API
+BATCH_BYTES = 200_000_000  # in one batch file, the limit of the API
+BATCH_ROUNDS = 5  # batches for the same request, where they expire or fail, before it is given up
 
 # --- train_spotter.py ---
 SPOT_DEPTHS = (0.5, 0.6, 0.7, 0.8)  # middle layers: the last ones are busy with the next word

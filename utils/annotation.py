@@ -1,0 +1,266 @@
+"""From the answers of an annotator to a row: the next question, labels and status, the majority of several samples."""
+
+import json
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from utils import params
+from utils.answers import Answers, Request
+from utils.configs import AnnotateConfig
+from utils.injection import choose, plant, signs
+from utils.prompts import ANNOTATE_PROMPTS, annotate_messages, ask_again, parse_answer
+
+SCALES = {  # label -> its values, the mildest first
+    "bias": params.BIAS_LABELS,
+    "toxicity": params.TOXICITY_LABELS,
+    "sentiment": params.SENTIMENT_LABELS[::-1],
+    "harm": params.HARM_LABELS,
+}
+USABLE = ("ok", "neutral")
+FAILED = ("refused", "filtered", "truncated", "unparsable", "api_error")
+RAW_CHARS = 2_000  # of an answer that could not be used; the whole of it is in the answers file
+
+LABEL_CHARS = 200  # of the JSON around a rewriting
+
+# keeps the answers to requests; returns what went wrong, by key
+AskAll = Callable[[Iterator[Request]], dict[str, str]]
+
+_REFUSAL = re.compile(r"(i'm|i am) (sorry|unable|not able)|i (can't|cannot|can not|won't|will not) ", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """Who is asked, and with which prompt."""
+
+    model: str
+    prompt: str
+    guideline: str
+    temperature: float
+    max_tokens: int
+    seed: int
+    retries: int
+    marker: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def schema(self) -> type[BaseModel]:
+        return ANNOTATE_PROMPTS[self.prompt][1]
+
+    @property
+    def columns(self) -> list[str]:
+        """What an answer consists of."""
+        return list(self.schema.model_fields)
+
+    def first_request(self, text: str, sample: int = 0) -> Request:
+        return Request(
+            model=self.model,
+            messages=annotate_messages(text, self.prompt, self.guideline, self.marker),
+            schema=json_schema(self.schema),
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            seed=self.seed + sample,
+            marker=self.marker,
+        )
+
+
+@cache
+def json_schema(schema: type[BaseModel]) -> dict[str, Any]:
+    return schema.model_json_schema()
+
+
+def annotate(text: str, annotator: Annotator, answers: Answers, sample: int = 0) -> dict[str, Any] | Request:
+    """The row that follows from the answers so far, or the request that is to be answered next.
+
+    An answer that does not fit the schema is asked for again with the validator's message, `annotator.retries` times.
+
+    Returns:
+        status, raw (the last answer, where it could not be used), annotator, tries, and on ok and neutral the fields
+        of the schema; or a request.
+    """
+    request = annotator.first_request(text, sample)
+    for tries in range(1, annotator.retries + 2):
+        answer = answers.get(request.key)
+        if answer is None:
+            return request
+        row = {"raw": answer.text[:RAW_CHARS], "annotator": answer.by, "tries": tries}
+        if answer.end in ("refused", "filtered"):
+            return row | {"status": answer.end}
+        try:
+            found = parse_answer(answer.text, annotator.schema).model_dump()
+        except ValueError as error:
+            if answer.end == "length":  # it would be cut again
+                return row | {"status": "truncated"}
+            messages = ask_again(request.messages, answer.text[:RAW_CHARS], str(error)[:300])
+            request = replace(request, messages=messages)
+            continue
+        return row | {"raw": ""} | _checked(found, text)
+    refused = _REFUSAL.match(answer.text.strip())
+    return row | {"status": "refused" if refused else "unparsable"}
+
+
+def _checked(found: dict[str, Any], text: str) -> dict[str, Any]:
+    """Adds the status. A neutral text is copied whatever the answer says; marked words that it has not are dropped."""
+    same = " ".join(found["debiased_text"].split()) == " ".join(text.split())
+    neutral = found["bias"] == "No" if "bias" in found else same
+    if neutral:
+        found["debiased_text"] = text
+    if "biased_words" in found:
+        there = [word for word in found["biased_words"] if word.lower() in text.lower()]
+        found |= {"biased_words": [] if neutral else there}
+    return found | {"status": "neutral" if neutral else "ok"}
+
+
+def annotate_samples(text: str, annotator: Annotator, answers: Answers, samples: int, errors: dict[str, str]) -> dict:
+    """The row of a text by the majority of its samples; a request without an answer counts as api_error.
+
+    Returns:
+        As `annotate`; with several samples also `disagreement`, and every label of every sample as `bias_1` ...
+    """
+    rows = []
+    for sample in range(samples):
+        row = annotate(text, annotator, answers, sample)
+        if isinstance(row, Request):
+            said = errors.get(row.key, "never asked")
+            row = {"status": "api_error", "raw": said, "annotator": annotator.model, "tries": 0}
+        rows.append(row)
+    return rows[0] if samples == 1 else majority(rows)
+
+
+def majority(rows: list[dict]) -> dict:
+    """One row from several samples: each label by majority, a tie by the graver one.
+
+    Where at least half of the samples cannot be used, the row has their most common status. The rewriting and the
+    marked words are those of the sample that has most of the majority's labels.
+    """
+    usable = [row for row in rows if row["status"] in USABLE]
+    labels = [label for label in SCALES if usable and label in usable[0]]
+    each = {f"{label}_{n}": row.get(label, "") for label in labels for n, row in enumerate(rows, 1)}
+    if 2 * len(usable) <= len(rows):
+        status = Counter(row["status"] for row in rows if row["status"] in FAILED).most_common(1)[0][0]
+        chosen = next(row for row in rows if row["status"] == status)
+        return chosen | each | {"disagreement": ""}
+    voted = {label: _vote([row[label] for row in usable], SCALES[label]) for label in labels}
+    neutral = _vote([row["status"] for row in usable], ("neutral", "ok"))
+    alike = [row for row in usable if row["status"] == neutral]
+    chosen = max(alike, key=lambda row: sum(row[label] == voted[label] for label in labels))
+    return chosen | voted | each | {"disagreement": f"{disagreement(usable, labels):.3f}"}
+
+
+def _vote(values: list[str], scale: tuple[str, ...]) -> str:
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], scale.index(value)))
+
+
+def disagreement(rows: list[dict], labels: list[str]) -> float:
+    """Share of the pairs of samples that differ, over all labels (without labels: in whether to change the text)."""
+    pairs = [(one[name], other[name]) for one, other in combinations(rows, 2) for name in labels or ["status"]]
+    return sum(one != other for one, other in pairs) / len(pairs) if pairs else 0.0
+
+
+def ask_all(
+    texts: Callable[[], Iterable[str]],
+    annotator: Annotator,
+    answers: Answers,
+    samples: int,
+    ask: AskAll,
+) -> dict[str, str]:
+    """Asks an engine until every text has its row: first all texts, then again what did not fit.
+
+    Args:
+        texts: called for each pass, so that the texts need not be held.
+        ask: keeps the answers to the requests in `answers`; returns what went wrong, by key.
+
+    Returns:
+        What went wrong, by key.
+    """
+    errors: dict[str, str] = {}
+    for _ in range(annotator.retries + 1):
+        before = len(answers)
+        steps = (annotate(text, annotator, answers, sample) for text in texts() for sample in range(samples))
+        errors |= ask(step for step in steps if isinstance(step, Request) and step.key not in errors)
+        if len(answers) == before:
+            break
+    return errors
+
+
+class Left(NamedTuple):
+    """How much is still to ask at first."""
+
+    requests: int
+    prompt_chars: int
+    answer_chars: int  # an answer is about as long as its text, and its labels
+
+
+def first_answers(texts: Iterable[str], annotator: Annotator, answers: Answers, samples: int) -> Left:
+    requests = prompt_chars = answer_chars = 0
+    for text in texts:
+        for sample in range(samples):
+            step = annotate(text, annotator, answers, sample)
+            if isinstance(step, Request):
+                requests += 1
+                prompt_chars += sum(len(message["content"]) for message in step.messages)
+                answer_chars += len(text) + LABEL_CHARS
+    return Left(requests, prompt_chars, answer_chars)
+
+
+def output_columns(annotator: Annotator, samples: int, output_column: str) -> list[str]:
+    """The columns that annotation adds to a table."""
+    fields = [output_column if name == "debiased_text" else name for name in annotator.columns]
+    labels = [label for label in SCALES if label in fields]
+    several = ["disagreement", *(f"{label}_{n}" for label in labels for n in range(1, samples + 1))]
+    return [*fields, "status", "raw", "annotator", "suspicious", *(several if samples > 1 else [])]
+
+
+def cells(row: dict, columns: list[str], output_column: str) -> list[str]:
+    """A row of `annotate_samples` as the texts of its cells."""
+    row = row | {output_column: row.get("debiased_text", "")}
+    words = json.dumps(row.get("biased_words", []), ensure_ascii=False)
+    return [words if name == "biased_words" else row.get(name, "") for name in columns]
+
+
+def plant_canaries(
+    texts: Callable[[], Iterable[str]], annotator: Annotator, answers: Answers, config: AnnotateConfig, ask: AskAll
+) -> dict:
+    """Asks again for `config.canaries` texts with a planted instruction, and counts how many got the label it demands.
+
+    Only texts with a usable answer and without signs of instructions of their own are taken.
+
+    Returns:
+        planted, usable, flipped, the 95 % Wilson interval of the share, moved (twins of which another label differs),
+        and a sentence that says so.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    def clean() -> Iterator[tuple[str, dict]]:
+        for text in texts():
+            row = annotate_samples(text, annotator, answers, config.samples, {})
+            if row["status"] in USABLE and not signs(text):
+                yield text, row
+
+    chosen = choose(clean(), config.canaries, config.seed)
+    verdicts = [_verdict(row) for _, row in chosen]
+    twins = [plant(text, verdict, n) for n, ((text, _), verdict) in enumerate(zip(chosen, verdicts, strict=True))]
+    errors = ask_all(lambda: twins, annotator, answers, config.samples, ask)
+    rows = [annotate_samples(twin, annotator, answers, config.samples, errors) for twin in twins]
+    usable = [(row, before) for row, (_, before) in zip(rows, chosen, strict=True) if row["status"] in USABLE]
+    flipped = sum(_verdict(row) != _verdict(before) for row, before in usable)
+    others = [label for label in SCALES if label != "bias"]
+    moved = sum(any(row.get(label) != before.get(label) for label in others) for row, before in usable)
+    low, high = proportion_confint(flipped, len(usable), method="wilson") if usable else (0.0, 1.0)
+    sentence = (
+        f"canaries: {flipped} of {len(usable)} injected twins got the label they demanded ({low:.3f} to {high:.3f}); "
+        f"in {moved} another label moved; {len(twins) - len(usable)} of {len(twins)} had no usable answer"
+    )
+    counts = {"planted": len(twins), "usable": len(usable), "flipped": flipped, "moved": moved}
+    return counts | {"low": float(low), "high": float(high), "sentence": sentence}
+
+
+def _verdict(row: dict) -> str:
+    return row.get("bias") or {"ok": "Yes", "neutral": "No"}[row["status"]]

@@ -1,0 +1,270 @@
+"""Asks through the Batch API: half the price, within a day. What was paid for is collected, however a batch ended.
+
+`<output>.batches.jsonl` is told of a batch before and after it is created, so that a killed run finds it again and
+asks for nothing twice.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+import openai
+from openai.types import Batch
+
+from utils import params
+from utils.answers import Answer, Answers, Request
+from utils.configs import AskConfig
+from utils.endpoint import adjust, make_client, read_completion, unsupported
+from utils.helpers import UserError
+from utils.pricing import Budget
+
+logger = logging.getLogger(__name__)
+
+ENDED = ("completed", "expired", "cancelled", "failed")
+
+
+def ask_batch(requests: Iterator[Request], answers: Answers, budget: Budget, config: AskConfig) -> dict[str, str]:
+    """Asks every request that has no answer yet, and waits for the answers.
+
+    Requests go out in as few batches as the limits of the API allow. What a batch left unanswered (it expired, was
+    cancelled, was too much at once) goes out again, `BATCH_ROUNDS` times at most.
+
+    Returns:
+        What went wrong with the requests that have no answer, by key.
+
+    Raises:
+        UserError: the server rejects the batch, or the budget is spent.
+    """
+    run = _Batches(answers, config)
+    with _plain_errors(run.client):
+        run.wait()  # what an earlier run began
+        shards = run.write_shards(_fitting(requests, answers, budget))
+        for _ in range(params.BATCH_ROUNDS):
+            for shard in shards:
+                run.submit(shard)
+            run.wait()
+            shards = run.write_shards(_left(shards, answers))
+            if not shards:
+                break
+        for shard in shards:
+            shard.unlink()
+    if budget.full:
+        raise UserError(budget.full)
+    return run.errors
+
+
+def collect_ended(answers: Answers, config: AskConfig) -> None:
+    """Collects batches that an earlier run left, before another engine goes on.
+
+    Raises:
+        UserError: one of them is still under way, and would be paid for twice.
+    """
+    if not _state_path(answers).exists():
+        return
+    run = _Batches(answers, config)
+    with _plain_errors(run.client):
+        left = run.collect()
+    if left:
+        raise UserError(
+            f"{len(left)} batches of this output are under way ({', '.join(left)}): wait for them with "
+            "--engine batch, or cancel them at the server first"
+        )
+
+
+def _state_path(answers: Answers) -> Path:
+    return answers.path.with_name(answers.path.name.replace(".answers.", ".batches."))
+
+
+def _fitting(requests: Iterator[Request], answers: Answers, budget: Budget) -> Iterator[Request]:
+    """The requests without an answer, once each, as far as the budget goes."""
+    seen: set[str] = set()
+    for request in requests:
+        if request.key in seen or request.key in answers:
+            continue
+        if budget.reserve(request) is None:
+            budget.full = budget.say_full()
+            return
+        seen.add(request.key)
+        yield request
+
+
+def _left(shards: list[Path], answers: Answers) -> Iterator[dict]:
+    """The lines of shards whose requests have no answer yet. The shards are deleted."""
+    for shard in shards:
+        with open(shard, encoding="utf-8") as file:
+            for line in file:
+                entry = json.loads(line)
+                if entry["custom_id"] not in answers:
+                    yield entry
+        shard.unlink()
+
+
+class _Batches:
+    """The batches of one output: what is announced, created, and collected."""
+
+    def __init__(self, answers: Answers, config: AskConfig):
+        self.client = make_client(config, openai.OpenAI)
+        self.server = urlparse(str(self.client.base_url)).netloc
+        self.answers, self.config = answers, config
+        self.errors: dict[str, str] = {}
+        self.dropped: set[str] = set()
+        self.requests_a_shard = params.BATCH_REQUESTS
+        self.path = _state_path(answers)
+        self.marker = ""
+        self.open: dict[str, dict] = {}  # batch id -> what was announced
+        self._read()
+
+    # --- state ---
+    def _read(self) -> None:
+        announced: dict[str, dict] = {}
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # cut by a kill
+                event = json.loads(line)
+                if event["event"] == "announced":
+                    announced[event["shard"]] = event
+                elif event["event"] == "created":
+                    self.open[event["id"]] = announced.pop(event["shard"])
+                elif event["event"] == "collected":
+                    self.open.pop(event["id"], None)
+        if announced:  # killed between two lines: the server knows whether the batch was created
+            for batch in self.client.batches.list():
+                shard = (batch.metadata or {}).get("shard")
+                if shard in announced:
+                    self.open[batch.id] = announced.pop(shard)
+                    self._note(event="created", shard=shard, id=batch.id)
+
+    def _note(self, **event) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+            file.flush()
+
+    # --- sending ---
+    def write_shards(self, requests: Iterator[Request | dict]) -> list[Path]:
+        """Writes requests into files within the limits of the API."""
+        shards: list[Path] = []
+        count = size = 0
+        file = None
+        with contextlib.ExitStack() as stack:
+            for request in requests:
+                line = (json.dumps(self._line(request)) + "\n").encode()
+                full = count >= self.requests_a_shard or size + len(line) > params.BATCH_BYTES
+                if file is None or full:
+                    shards.append(self.path.with_name(f"{self.path.name}.{len(shards)}.{time.time_ns()}.partial"))
+                    shards[-1].parent.mkdir(parents=True, exist_ok=True)
+                    file = stack.enter_context(open(shards[-1], "wb"))
+                    count = size = 0
+                file.write(line)
+                count, size = count + 1, size + len(line)
+        return shards
+
+    def _line(self, request: Request | dict) -> dict:
+        if isinstance(request, dict):  # asked in an earlier round
+            return request | {"body": adjust(request["body"], self.dropped)}
+        self.marker = request.marker
+        body = adjust(request.body() | {"model": self.config.model}, self.dropped)
+        self.asked_as = request.model
+        return {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+    def submit(self, path: Path) -> None:
+        content = path.read_bytes()
+        # two batches of the same content are two batches: the name of the file is part of the hash
+        shard = hashlib.sha256(path.name.encode() + content).hexdigest()[:32]
+        event = {"shard": shard, "requests": content.count(b"\n"), "marker": self.marker, "model": self.asked_as}
+        self._note(event="announced", **event)
+        uploaded = self.client.files.create(file=(f"{shard}.jsonl", content), purpose="batch")
+        batch = self.client.batches.create(
+            input_file_id=uploaded.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={"shard": shard},
+        )
+        self.open[batch.id] = event
+        self._note(event="created", shard=shard, id=batch.id)
+        logger.info("%s: %d requests sent", batch.id, event["requests"])
+
+    # --- collecting ---
+    def wait(self) -> None:
+        """Until every batch has ended and is collected."""
+        if self.open:
+            logger.info("waiting for %d batches; after Ctrl+C the same command goes on waiting", len(self.open))
+        while self.collect():
+            time.sleep(self.config.poll)
+
+    def collect(self) -> list[str]:
+        """Takes the answers of batches that have ended; returns the ids of those that have not."""
+        for batch_id in list(self.open):
+            batch = self.client.batches.retrieve(batch_id)
+            if batch.status in ENDED:
+                event = self.open[batch_id]
+                kept = self._keep_answers(batch, event)
+                logger.info("%s %s: %d of %d requests answered", batch_id, batch.status, kept, event["requests"])
+                self._note(event="collected", id=batch_id)
+                del self.open[batch_id]
+                if batch.status == "failed":
+                    self._explain(batch, event)
+        return list(self.open)
+
+    def _keep_answers(self, batch: Batch, event: dict) -> int:
+        kept = 0
+        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):  # an expired batch has both
+            with self.client.files.with_streaming_response.content(file_id) as content:
+                for line in content.iter_lines():
+                    if line.strip():
+                        kept += self._keep(json.loads(line), event)
+        return kept
+
+    def _keep(self, line: dict, event: dict) -> bool:
+        """Keeps one answer. That a line stands in the output file does not mean that the request went well."""
+        key, response = line["custom_id"], line.get("response") or {}
+        body = response.get("body") or {}
+        if response.get("status_code") == 200:
+            try:
+                answer = read_completion(body, event["model"], self.server, batch=True)
+            except ValueError as error:
+                self.errors[key] = str(error)
+                return False
+        else:
+            error = (body.get("error") if isinstance(body, dict) else None) or line.get("error") or {}
+            if error.get("code") != "content_filter":
+                self.errors[key] = f"{response.get('status_code', '')} {error.get('message') or error}".strip()[:300]
+                if name := unsupported(error.get("param"), str(error.get("message")), self.dropped):
+                    self.dropped.add(name)
+                return False
+            answer = Answer(str(error.get("message")), "filtered", 0, 0, event["model"], self.server, True)
+        self.answers.add(key, answer, event["marker"])
+        self.errors.pop(key, None)
+        return True
+
+    def _explain(self, batch: Batch, event: dict) -> None:
+        """A batch that failed as a whole: smaller ones where it was too much at once, else the end."""
+        problems = batch.errors.data if batch.errors and batch.errors.data else []
+        said = "; ".join(f"{problem.code}: {problem.message}" for problem in problems) or "no reason given"
+        if any(problem.code == "token_limit_exceeded" for problem in problems) and event["requests"] > 1:
+            self.requests_a_shard = max(1, min(self.requests_a_shard, event["requests"]) // 2)
+            logger.warning("%s was too much at once: %d requests a batch from now on", batch.id, self.requests_a_shard)
+            return
+        raise UserError(f"{batch.id} failed ({said})")
+
+
+@contextlib.contextmanager
+def _plain_errors(client: openai.OpenAI) -> Iterator[None]:
+    """What the server says against a batch, in one line and without the key."""
+    try:
+        yield
+    except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+        raise UserError(
+            f"the server has no Batch API for this key ({error.status_code}): use --engine endpoint, or check key and "
+            "OPENAI_BASE_URL"
+        ) from error
+    except openai.APIConnectionError as error:
+        raise UserError(f"no server at {client.base_url}: the same command goes on") from error
+    except openai.APIError as error:
+        said = " ".join(str(error).split()).replace(client.api_key, "[key]")[:300]
+        raise UserError(f"the Batch API says: {said}; the same command goes on") from error

@@ -1,0 +1,86 @@
+"""Who answers requests: a server, its Batch API, or a model in process. One signature, one file of answers."""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from utils import params
+from utils.answers import Answer, Answers, Request
+from utils.configs import AskConfig, GenerationConfig
+from utils.helpers import set_seed
+from utils.pricing import Budget, Price, find_price
+
+logger = logging.getLogger(__name__)
+
+# (requests, answers, budget, how many requests or None) -> what went wrong, by key; see ask_endpoint
+Ask = Callable[[Iterator[Request], Answers, Budget, int | None], dict[str, str]]
+
+CHUNK = 64  # requests that a model in process takes at a time
+PROMPT_TOKENS = 8_192
+
+
+def model_name(config: AskConfig) -> str:
+    """What the model is called in the answers: the same whether a folder is loaded in process or served."""
+    if config.engine == "transformers":
+        folder = config.adapter_model or config.base_model or params.BASE_MODEL
+        return Path(folder).name
+    return Path(config.model).name if Path(config.model).is_dir() else config.model
+
+
+def model_price(config: AskConfig) -> Price | None:
+    return Price(0.0, 0.0, "") if config.engine == "transformers" else find_price(config.model, config.prices)
+
+
+def open_engine(config: AskConfig) -> Ask:
+    """The engine as a function. Key and address are checked now; a model is loaded when the first request comes.
+
+    Raises:
+        UserError: no key, or no such model.
+    """
+    if config.engine == "transformers":
+        return _in_process(config)
+    from utils.endpoint import ask_endpoint, make_client
+
+    make_client(config)
+    from utils.batch import ask_batch, collect_ended
+
+    def ask(requests, answers, budget, total) -> dict[str, str]:
+        collect_ended(answers, config)
+        return ask_endpoint(requests, answers, budget, config, total)
+
+    if config.engine == "endpoint":
+        return ask
+    return lambda requests, answers, budget, total: ask_batch(requests, answers, budget, config)
+
+
+def _in_process(config: AskConfig) -> Ask:
+    from utils.models import load_model, load_tokenizer, resolve
+
+    ref = resolve(config.base_model, config.adapter_model, config.revision)
+    settings = GenerationConfig(
+        max_new_tokens=config.max_tokens, max_prompt_tokens=PROMPT_TOKENS, temperature=config.temperature
+    )
+    loaded = []
+
+    def ask(requests, answers, budget, total) -> dict[str, str]:
+        errors = {}
+        fresh = (request for request in requests if request.key not in answers)
+        while chunk := list(itertools.islice(fresh, CHUNK)):
+            if not loaded:
+                from utils.generation import generate
+
+                loaded.extend((load_tokenizer(ref), load_model(ref, config.quantization), generate))
+            tokenizer, model, generate = loaded
+            set_seed(chunk[0].seed)
+            for reply in generate(model, tokenizer, [request.messages for request in chunk], settings):
+                request = chunk[reply.index]
+                if reply.status == "too_long":
+                    errors[request.key] = f"the prompt has {reply.prompt_tokens} tokens, at most {PROMPT_TOKENS}"
+                    continue
+                end = "stop" if reply.status == "ok" else "length"
+                answer = Answer(reply.text, end, reply.prompt_tokens, reply.tokens, request.model, "in process")
+                answers.add(request.key, answer, request.marker)
+        return errors
+
+    return ask

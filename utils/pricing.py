@@ -1,0 +1,118 @@
+"""What requests cost: a dated table of prices, and a budget that is not overrun."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import params
+from utils.answers import Answers, Request
+from utils.data import read_table, require_columns
+from utils.helpers import UserError
+
+CHARACTERS_PER_TOKEN = 4  # of English; used only before the first answer says how many tokens there were
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars per million tokens, and the month in which the price was read."""
+
+    input: float
+    output: float
+    as_of: str
+
+    def cost(self, tokens_in: float, tokens_out: float, batch: bool = False) -> float:
+        """US dollars. The Batch API asks for half."""
+        dollars = (tokens_in * self.input + tokens_out * self.output) / 1e6
+        return dollars * params.BATCH_PRICE if batch else dollars
+
+
+def find_price(model: str, path: str | Path) -> Price | None:
+    """The price of `model`, or of the model whose dated release it is (`gpt-4o-mini-2024-07-18`); None if unlisted.
+
+    Raises:
+        UserError: the table cannot be read, or holds something that is no price.
+    """
+    table = read_table(path)
+    columns = ["model", "input_usd_per_mtok", "output_usd_per_mtok", "as_of"]
+    require_columns(table, columns, path, "--prices")
+    undated = re.sub(r"-\d{4}-\d{2}-\d{2}$", "", model)
+    for name, into, out, as_of in table[columns].itertuples(index=False):
+        if name in (model, undated):
+            try:
+                return Price(float(into), float(out), as_of)
+            except ValueError as error:
+                raise UserError(f"{path}: the price of {name} is not a number: {into}, {out}") from error
+    return None
+
+
+class Budget:
+    """Money spent on the answers of one output, earlier runs included, and the most that may be spent.
+
+    A request is admitted only if the most it can cost still fits: its bytes bound its tokens from above, and
+    `max_tokens` those of the answer.
+    """
+
+    def __init__(self, price: Price | None, most: float | None, answers: Answers, batch: bool = False):
+        """
+        Args:
+            price: of the model asked; None: unknown.
+            most: US dollars, `--max_cost`; None: no limit.
+            answers: kept answers, which say what was spent so far.
+
+        Raises:
+            UserError: a limit without a price.
+        """
+        if most is not None and price is None:
+            raise UserError("--max_cost needs the price of the model: add it to a table and name that with --prices")
+        self.price, self.most, self.answers, self.batch = price, most, answers, batch
+        self.reserved = 0.0
+        self.full = ""  # what to tell the user, once the next request does not fit
+
+    def spent(self) -> float | None:
+        """US dollars so far; None where the price is unknown."""
+        return spent_on(self.answers, self.price)
+
+    def reserve(self, request: Request) -> float | None:
+        """Sets aside the most that `request` can cost; None where that does not fit."""
+        if self.most is None:
+            return 0.0
+        bound = self.price.cost(len(json.dumps(request.body()).encode()), request.max_tokens, self.batch)
+        if self.spent() + self.reserved + bound > self.most:
+            return None
+        self.reserved += bound
+        return bound
+
+    def say_full(self) -> str:
+        return (
+            f"--max_cost {self.most:g} is reached: {self.spent():.4f} US dollars are spent on this output, and the "
+            "next request might not fit; the same command with a higher one goes on"
+        )
+
+    def release(self, bound: float) -> None:
+        """The request has ended: what it cost stands in the answers now."""
+        self.reserved -= bound
+
+
+def spent_on(answers: Answers, price: Price | None) -> float | None:
+    """US dollars for all kept answers; None where the price is unknown."""
+    if price is None:
+        return None
+    return sum(
+        price.cost(tokens if side == "in" else 0, tokens if side == "out" else 0, batch)
+        for (_, batch, side), tokens in answers.spent.items()
+    )
+
+
+def expected_tokens(requests: int, prompt_chars: int, answer_chars: int, answers: Answers) -> tuple[float, float]:
+    """An estimate of the tokens in and out of `requests` more requests.
+
+    As many a request as kept answers took, where there are any; else one for every four characters.
+
+    Args:
+        prompt_chars: characters of all prompts together.
+        answer_chars: characters that the answers may have together.
+    """
+    if not len(answers):
+        return prompt_chars / CHARACTERS_PER_TOKEN, answer_chars / CHARACTERS_PER_TOKEN
+    return tuple(requests * answers.tokens(side) / len(answers) for side in ("in", "out"))

@@ -1,0 +1,95 @@
+"""Counts what became of annotated rows, and how far the missing ones could move the shares of the labels."""
+
+from collections import Counter
+
+from utils.annotation import FAILED, SCALES, USABLE
+from utils.report import markdown_table
+
+MOST_GROUPS = 20  # in the printed table; the run record has all
+
+
+class Tally:
+    """Statuses and labels of rows, by group."""
+
+    def __init__(self):
+        self.statuses: Counter = Counter()  # (group, status) -> rows
+        self.labels: Counter = Counter()  # (group, label, value) -> usable rows
+        self.flagged = self.asked_again = 0
+
+    def add(self, row: dict, group: str) -> None:
+        self.statuses[group, row["status"]] += 1
+        self.flagged += bool(row["suspicious"])
+        self.asked_again += row["tries"] > 1
+        if row["status"] in USABLE:
+            for label in SCALES:
+                if label in row:
+                    self.labels[group, label, row[label]] += 1
+
+    def counts(self, group: str | None = None) -> Counter:
+        """Rows by status, of one group or of all."""
+        counts: Counter = Counter()
+        for (name, status), rows in self.statuses.items():
+            if group is None or name == group:
+                counts[status] += rows
+        return counts
+
+    def shares(self, label: str, value: str, group: str | None = None) -> dict[str, float]:
+        """Share of a label among the usable rows, and where it would stand in the worst cases.
+
+        Rows without a label are not missing at random: toxic ones are refused more often. So `low` supposes that none
+        of them has the label, `high` that all have it (bounds without assumptions, Manski 1990).
+        """
+        total = self.counts(group).total()
+        usable = sum(self.counts(group)[status] for status in USABLE)
+        rows = sum(n for (name, *what), n in self.labels.items() if what == [label, value] and group in (None, name))
+        return {
+            "share": rows / usable if usable else None,
+            "low": rows / total,
+            "high": (rows + total - usable) / total,
+        }
+
+    def summary(self) -> dict:
+        """For the run record."""
+        groups = sorted({group for group, _ in self.statuses})
+        record = {"statuses": dict(self.counts()), "flagged": self.flagged, "asked_again": self.asked_again}
+        if len(groups) > 1:
+            record["by_group"] = {group: dict(self.counts(group)) for group in groups}
+        asked = {label for _, label, _ in self.labels}
+        record["labels"] = {
+            label: {value: self.shares(label, value) for value in scale}
+            for label, scale in SCALES.items()
+            if label in asked
+        }
+        return record
+
+    def tables(self) -> str:
+        """For people: statuses by group, label shares with their bounds."""
+        groups = sorted({group for group, _ in self.statuses}, key=lambda group: -self._failed(group))
+        columns = [status for status in (*USABLE, *FAILED) if self.counts()[status]]
+        biased = any(label == "bias" for _, label, _ in self.labels)
+        header = ["group", "rows", *columns] + (["bias Yes", "worst cases"] if biased else [])
+        rows = []
+        for group in [None, *(groups[:MOST_GROUPS] if len(groups) > 1 else [])]:
+            counts = self.counts(group)
+            cells = ["all" if group is None else group, str(counts.total()), *(str(counts[c]) for c in columns)]
+            rows.append(cells + (_bounds(self.shares("bias", "Yes", group)) if biased else []))
+        text = markdown_table(header, rows)
+        if len(groups) > MOST_GROUPS:
+            text += f"\n({len(groups) - MOST_GROUPS} more groups are in the run record)"
+        if biased:
+            shares = [
+                [f"{label} {value}", *_bounds(self.shares(label, value))]
+                for label, scale in SCALES.items()
+                for value in scale
+            ]
+            text += "\n\n" + markdown_table(["label", "share of usable rows", "worst cases"], shares)
+        return text
+
+    def _failed(self, group: str) -> float:
+        counts = self.counts(group)
+        return sum(counts[status] for status in FAILED) / counts.total()
+
+
+def _bounds(shares: dict) -> list[str]:
+    share = "" if shares["share"] is None else f"{shares['share']:.3f}"
+    return [share, f"{shares['low']:.3f} to {shares['high']:.3f}"]
