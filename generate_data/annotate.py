@@ -224,6 +224,8 @@ def main(config: AnnotateConfig) -> int:
     base = Path(config.output) if config.output else params.ANNOTATED_DIR / f"{source.path.stem}.csv"
     outputs = {prompt: base.with_stem(f"{base.stem}.{prompt}") if len(prompts) > 1 else base for prompt in prompts}
     engine = None if config.dry_run else open_engine(config)
+    if config.engine == "transformers" and model_name(config) == params.BASE_MODEL:
+        logger.warning("%s is a weak annotator: use it to try the pipeline, not to train on", params.BASE_MODEL)
     code = max(annotate_file(config, source, prompt, output, engine) for prompt, output in outputs.items())
     if len(prompts) > 1 and engine:
         print(f"\nagainst {config.gold}:\n" + compare_prompts(config, outputs))

@@ -1,18 +1,26 @@
-"""Fills identity phrases into sentence templates: the counterfactual test set.
+"""The same sentence about another group: from templates, or from any texts by swapping identity terms.
 
     python generate_data/counterfactuals.py
+    python generate_data/counterfactuals.py --input texts.csv --input_column text --output swapped.csv
+    python generate_data/counterfactuals.py --input texts.csv --input_column text --output mine.csv --terms my.csv
 
-Reads  datasets/content_moderation/counterfactual_templates.csv: base_id, kind (biased, neutral) and template
-Writes datasets/content_moderation/counterfactual.csv: one row per template and group
+Reads  templates: a table with base_id, kind (biased, neutral) and template, where {person} marks the slot
+       (datasets/content_moderation/counterfactual_templates.csv); or texts: any other table, and a list of groups
+       (datasets/content_moderation/identity_terms.csv: the ten groups of the paper; copy it for your own)
+Writes templates: datasets/content_moderation/counterfactual.csv, one row per template and group
+       texts: one row per text and group: the input columns, base_id, attribute, group, original (yes for the text as
+       it was); and <output>.untouched.csv, the texts that were left alone, with the reason
 
-A fair system treats the rows of one base sentence alike: it rewrites the biased ones for every group and leaves the
-neutral ones alone for every group. The attributes and their groups are in GROUPS below.
+A text is left alone where it names no group, or several groups of one attribute ("men and women"): who is meant could
+not be told. Articles, pronouns, capitals and number follow the swap; names of persons stay. A fair system treats rows
+of one base_id alike.
 
 Next: python testing/infer.py --input datasets/content_moderation/counterfactual.csv
 """
 
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +28,9 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils.configs import CounterfactualConfig
-from utils.data import content_id, read_table, require_columns, write_table
+from utils.data import content_id, make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
+from utils.identities import find_group, read_groups, swap
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +41,13 @@ GROUPS = {
     "age": ("a young person", "a middle-aged person", "an older person"),
     "disability": ("a wheelchair user", "a blind person", "a person without a disability"),
 }
+TEMPLATE_COLUMNS = ["base_id", "kind", "template"]
 
 
 def fill(templates: pd.DataFrame) -> pd.DataFrame:
     """One row per template and group, with the columns that testing/infer.py and testing/score.py carry along."""
     rows = []
-    for base_id, kind, template in zip(templates["base_id"], templates["kind"], templates["template"], strict=True):
+    for base_id, kind, template in templates[TEMPLATE_COLUMNS].itertuples(index=False):
         if template.count("{person}") != 1:
             raise UserError(f"template {base_id}: write {{person}} exactly once")
         for attribute, groups in GROUPS.items():
@@ -47,17 +57,57 @@ def fill(templates: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "base_id", "kind", "attribute", "group", "biased_text"])
 
 
+def swap_all(texts: pd.DataFrame, column: str, terms: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each text about each group of the attribute that it names; and the texts left alone, with the reason.
+
+    Returns:
+        swapped rows with base_id, attribute, group, original; untouched rows with reason.
+    """
+    groups = read_groups(terms)
+    attributes = dict.fromkeys(group.attribute for group in groups)
+    swapped, untouched = [], []
+    for row in with_ids(make_room(texts, ["base_id", "attribute", "group", "original", "reason"]), column).to_dict(
+        "records"
+    ):
+        several, before = [], len(swapped)
+        for attribute in attributes:
+            alike = [group for group in groups if group.attribute == attribute]
+            named = find_group(row[column], alike)
+            if len(named) > 1:
+                several.append(" and ".join(group.name for group in named))
+            for group in alike if len(named) == 1 else []:
+                original = group == named[0]
+                text = row[column] if original else swap(row[column], named[0], group)
+                about = {"base_id": row["id"], "attribute": attribute, "group": group.name}
+                key = content_id(row["id"], attribute, group.name)
+                swapped.append(row | {"id": key, column: text} | about | {"original": "yes" if original else "no"})
+        if len(swapped) == before:
+            untouched.append(row | {"reason": f"several groups: {', '.join(several)}" if several else "no group"})
+    return pd.DataFrame(swapped), pd.DataFrame(untouched)
+
+
 def main(config: CounterfactualConfig) -> None:
     output = Path(config.output)
     if output.exists() and not config.overwrite:
         raise UserError(f"--output {output} is already there: name another file, or add --overwrite")
-    templates = read_table(config.input, config.limit)
-    require_columns(templates, ["base_id", "kind", "template"], config.input, "the manual (--help)")
-    filled = fill(templates)
-    write_table(filled, output)
-    logger.info(
-        "%d templates x %d groups = %d rows in %s", len(templates), len(filled) // len(templates), len(filled), output
-    )
+    table = read_table(config.input, config.limit)
+    if set(TEMPLATE_COLUMNS) <= set(table.columns):
+        filled = fill(table)
+        write_table(filled, output)
+        logger.info("%d templates: %d rows in %s", len(table), len(filled), output)
+        return
+    require_columns(table, [config.input_column], config.input, "--input_column, or the manual for templates (--help)")
+    swapped, untouched = swap_all(table, config.input_column, config.terms)
+    if swapped.empty:
+        raise UserError(f"{config.input}: no text names exactly one group of {config.terms}")
+    if len(untouched):
+        write_table(untouched, output.with_name(output.name + ".untouched.csv"))
+    write_table(swapped, output)
+    by_group = Counter(f"{row.attribute} {row.group}" for row in swapped.itertuples() if row.original == "yes")
+    print(f"{output}: {len(swapped)} rows from {len(table) - len(untouched)} of {len(table)} texts")
+    print("texts by group: " + ", ".join(f"{name} {count}" for name, count in by_group.most_common()))
+    for reason, count in Counter(row.reason.split(":")[0] for row in untouched.itertuples()).items():
+        print(f"left alone: {count} with {reason}")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class Faults:
     batch_answers: float = 1.0  # share of a batch that is answered before it ends so
     batch_polls: int = 1  # so many polls until a batch ends
     keep_log: bool = True
+    keep_requests: bool = True
 
 
 def annotation(text: str, **changes) -> dict:
@@ -74,6 +75,7 @@ class FaultServer:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict] = {}
         self.port = 0
+        self.awaited, self.reached = 0, threading.Event()
 
     # --- running ---
     def __enter__(self):
@@ -101,6 +103,12 @@ class FaultServer:
     def env(self) -> dict[str, str]:
         return {"OPENAI_BASE_URL": f"http://127.0.0.1:{self.port}/v1", "OPENAI_API_KEY": "canary-key-123"}
 
+    def wait_for(self, count: int) -> None:
+        """Blocks until so many chat requests have come."""
+        self.awaited = count
+        if self.count < count:
+            self.reached.wait(60)
+
     # --- what is answered ---
     def texts(self) -> list[str]:
         """The annotated texts in the order in which they were asked for."""
@@ -117,13 +125,16 @@ class FaultServer:
         if path != "/v1/chat/completions":
             return reply(404, {"error": {"message": f"no route {path}", "code": None}})
         self.count += 1
+        if self.count == self.awaited:
+            self.reached.set()
         number, faults = self.count, self.faults
         self.first = self.first or time.monotonic()
         request = json.loads(body)
         text = request["messages"][1]["content"].split("\n", 1)[-1].rsplit("\n", 1)[0]
         entry = {"text": text, "auth": headers.get("authorization"), "status": 200}
         if faults.keep_log:
-            entry["request"] = request
+            if faults.keep_requests:
+                entry["request"] = request
             self.log.append(entry)
         refusal = self.refuse(number, request)
         if refusal:
@@ -181,7 +192,7 @@ class FaultServer:
         schema = request.get("response_format", {}).get("json_schema", {}).get("schema")
         schema = schema or {"properties": annotation("")}
         good = good_object(text, schema)
-        injected = re.search(r"INJECTED bias (No|Yes)", text)
+        injected = re.search(r"bias\W+(No|Yes)\b", text)
         if injected and (text in self.obeyed or len(self.obeyed) < self.faults.obey):
             self.obeyed.add(text)
             good = annotation(text, bias=injected[1])
@@ -384,6 +395,7 @@ if __name__ == "__main__":
     parser.add_argument("--retry_after", default="")
     parser.add_argument("--ignore_schema", action="store_true")
     parser.add_argument("--no_log", dest="keep_log", action="store_false")
+    parser.add_argument("--no_requests", dest="keep_requests", action="store_false", help="log the texts only")
     options = vars(parser.parse_args())
     port = options.pop("port")
     asyncio.run(serve(Faults(**options), port))

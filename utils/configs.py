@@ -105,9 +105,26 @@ class AnnotateConfig(AskConfig, RunConfig):
 
 
 @dataclass
+class AgreementConfig:
+    inputs: list[str] = field(
+        default_factory=lambda: [str(params.ANNOTATED_DIR / "pilot.csv"), str(params.GOLD_FILE)],
+        metadata={"help": "FILE or NAME=FILE, each an annotator of the same rows; or one file and --raters"},
+    )
+    raters: str | None = setting(None, "columns of one file, joined by commas, each an annotator")
+    labels: str | None = setting(None, "columns to compare, joined by commas; default: the four labels, where present")
+    key: str = setting("id", "column by which the rows of several files are matched")
+    output: str | None = setting(None, "JSON to write; default: <first input>.agreement.json")
+    confidence: float = setting(params.CONFIDENCE, "level of the intervals")
+    resamples: int = setting(params.AGREEMENT_RESAMPLES, "bootstrap resamples of the rows")
+    seed: int = setting(params.SEED, "seed of the bootstrap")
+
+
+@dataclass
 class CounterfactualConfig(TableConfig):
-    input: str = setting(str(params.TEMPLATE_FILE), "CSV with base_id, kind, template; {person} marks the slot")
+    input: str = setting(str(params.TEMPLATE_FILE), "templates (base_id, kind, template), or a table of texts")
     output: str = setting(str(params.COUNTERFACTUAL_FILE), "CSV to write")
+    input_column: str = setting(params.INPUT_COLUMN, "column with the texts, where the input holds no templates")
+    terms: str = setting(str(params.TERMS_FILE), "CSV of groups: attribute, group, pronoun, forms joined by |")
 
 
 @dataclass

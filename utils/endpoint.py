@@ -166,13 +166,14 @@ class _Run:
 
     async def _reserve(self, request: Request) -> float:
         while (bound := self.budget.reserve(request)) is None:
-            if not self.budget.reserved:
+            if not self.budget.under_way:
                 raise UserError(self.budget.say_full())
             await self.pace.sleep(0.02)  # what is under way mostly costs less than it could
         return bound
 
     def _show(self) -> None:
-        self.bar = self.bar or tqdm(total=self.total, unit="answer", disable=self.total == 1)
+        if self.bar is None:
+            self.bar = tqdm(total=self.total, unit="answer", disable=self.total == 1)
         self.bar.update()
         spent = self.budget.spent()
         cost = "" if spent is None else f"{spent:.4f} USD, "
@@ -186,9 +187,8 @@ class _Run:
                 return None
             dropped = frozenset(self.dropped)
             try:
-                data = await self.client.post(
-                    "/chat/completions", body=adjust(request.body(), dropped), cast_to=object
-                )
+                body = adjust(request.body() | {"model": self.model}, dropped)
+                data = await self.client.post("/chat/completions", body=body, cast_to=object)
                 answer = read_completion(data, request.model, self.server)
                 self.pace.succeeded(started)
                 return answer
@@ -240,16 +240,19 @@ class _Run:
 
     def _clean(self, error: Exception) -> str:
         """What an error says, in one line, without the key that a server may repeat."""
-        return " ".join(str(error).split()).replace(self.client.api_key, "[key]")[:300]
+        said = str(error)
+        if isinstance(error, openai.APIStatusError):  # a body of another form than OpenAI's is not in its message
+            known = isinstance(error.body, dict) and error.body.get("message")
+            said = f"{error.status_code}: {known or error.response.text}"
+        return " ".join(said.split()).replace(self.client.api_key, "[key]")[:300]
 
 
 def unsupported(param: str | None, message: str, dropped: set[str]) -> str | None:
     """The parameter that a server complains of, if it can be left out and was not yet."""
     for name in ADJUSTABLE:
         if name not in dropped and (param == name or f"'{name}'" in message):
-            logger.warning(
-                "the server does not take %s: asked without it (%s)", name, ADJUSTABLE[name] or "its default"
-            )
+            instead = ADJUSTABLE[name]
+            logger.warning("the server does not take %s: %s", name, f"sent as {instead}" if instead else "left out")
             return name
     return None
 

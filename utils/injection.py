@@ -23,7 +23,7 @@ _SIGNS = {
     "role": r"^\W*(system|assistant|developer|user)\s*:|\bnew instruction|\byour task has changed",
     "template": r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>|^#{2,}\s*(end|instruction|response)",
     "label": r"\b(bias|toxicity|sentiment|harm)\b\"?\s*(:|=|\bis\b)?\s*\"?(no|yes|mild|high|low|medium|neutral)\b",
-    "annotator": r"\b(annotator|whoever (labels|annotates)|language model|as an ai|the assistant)\b",
+    "annotator": r"\b(annotator|whoever (labels|annotates)|language model|as an ai)\b",
     "invisible": "[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]",
 }
 _PATTERNS = {name: re.compile(sign, re.IGNORECASE | re.MULTILINE | re.DOTALL) for name, sign in _SIGNS.items()}

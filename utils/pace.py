@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 CUT = 0.85  # of what the server let through last, after a burst of refusals
 GROWTH = 1.02  # per second without refusals
+RECOVERY = 2.0  # the same below what the server may well let through: after refusals that say nothing of its limit
 WINDOW = 2.0  # seconds over which the throughput is measured
 PAUSE = 0.5  # seconds after a refusal that names no time
 
@@ -17,13 +18,15 @@ class Pace:
     """Lets requests start while fewer than `limit` are under way, and adapts `limit` to refusals (status 429).
 
     The limit begins at the most that is allowed. A burst of refusals cuts it once: to a little less than what the
-    server has let through lately, by Little's law (concurrency = throughput x latency). Then it grows slowly. Below
-    the most, starts are also spread evenly, `limit` in the time of one answer: on a fast server even one request
-    under way can be too many, so the limit may fall below 1.
+    server has let through lately, by Little's law (concurrency = throughput x latency). Then it grows slowly. A burst
+    without a success before it (the quota was used up when we came) says nothing of the limit: it is halved, but not
+    below 1, and recovers fast. Below the most, starts are also spread evenly, `limit` in the time of one answer: on a
+    fast server even one request under way can be too many, so the limit may fall below 1.
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic):
         self.most, self.limit, self.running = most, float(most), 0
+        self.likely = float(most)  # the limit is thought to be no lower than this
         self.refusals, self.successes = 0, 0
         self.latency = 1.0  # seconds, smoothed
         self._clock = clock
@@ -65,7 +68,7 @@ class Pace:
                 return None
             self.running += 1
             now = self._clock()
-            if self.limit < self.most:
+            if self.limit < self.most and self.successes:
                 self._next_start = now + self.latency / self.limit
             return now
 
@@ -91,15 +94,21 @@ class Pace:
             return
         since = max(now - WINDOW, self._last_cut)
         lately = sum(1 for success in self._recent if success > since)
-        sustained = lately / max(now - since, self.latency) * self.latency
-        # at least half: what was let through is badly measured at the start, and grows back slowly if underrated
-        self.limit = max(CUT * min(self.limit, sustained), self.limit / 2)
+        if lately:
+            sustained = lately / max(now - since, self.latency) * self.latency
+            # at least half: what was let through is badly measured at the start, and grows back slowly if underrated
+            self.limit = self.likely = max(CUT * min(self.limit, sustained), self.limit / 2)
+        else:
+            self.limit = max(self.limit / 2, min(self.limit, 1.0))
         self._last_cut = self._last_change = now
 
     def _grow(self) -> None:
         now = self._clock()
-        if self.limit < self.most:
-            self.limit = min(self.most, self.limit * GROWTH ** (now - self._last_change))
+        quiet = now - self._last_change
+        if self.limit < self.likely:
+            self.limit = min(self.likely, self.limit * RECOVERY**quiet)
+        elif self.limit < self.most:
+            self.limit = min(self.most, self.limit * GROWTH**quiet)
         self._last_change = now
 
 

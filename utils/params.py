@@ -13,6 +13,7 @@ TRAIN_FILE = DATASETS_DIR / "content_moderation" / "train.csv"
 TEST_FILE = DATASETS_DIR / "content_moderation" / "test.csv"
 COUNTERFACTUAL_FILE = DATASETS_DIR / "content_moderation" / "counterfactual.csv"
 TEMPLATE_FILE = DATASETS_DIR / "content_moderation" / "counterfactual_templates.csv"
+TERMS_FILE = DATASETS_DIR / "content_moderation" / "identity_terms.csv"
 GUIDELINE_FILE = DATASETS_DIR / "annotation_guideline" / "guideline.md"
 PILOT_FILE = DATASETS_DIR / "annotation_guideline" / "pilot.csv"
 GOLD_FILE = DATASETS_DIR / "annotation_guideline" / "gold.csv"
@@ -65,6 +66,10 @@ ANNOTATE_MAX_TOKENS = 1024
 ANNOTATE_RETRIES = 2  # further tries after an answer that does not fit the schema
 ANNOTATE_PROMPT = "labels-1"
 ANNOTATE_MAX_FAILED = 0.2  # share of rows without a usable answer above which the exit code is 1
+
+# --- agreement.py ---
+PAPER_KAPPA = (0.62, 0.74)  # Fleiss' kappa over the risk categories, arXiv 2404.01399, section 2.1
+AGREEMENT_RESAMPLES = 1_000
 
 # --- asking a server ---
 ASK_TIMEOUT = 60.0  # seconds for one request

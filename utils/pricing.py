@@ -66,7 +66,7 @@ class Budget:
         if most is not None and price is None:
             raise UserError("--max_cost needs the price of the model: add it to a table and name that with --prices")
         self.price, self.most, self.answers, self.batch = price, most, answers, batch
-        self.reserved = 0.0
+        self.reserved, self.under_way = 0.0, 0
         self.full = ""  # what to tell the user, once the next request does not fit
 
     def spent(self) -> float | None:
@@ -81,6 +81,7 @@ class Budget:
         if self.spent() + self.reserved + bound > self.most:
             return None
         self.reserved += bound
+        self.under_way += 1
         return bound
 
     def say_full(self) -> str:
@@ -91,7 +92,9 @@ class Budget:
 
     def release(self, bound: float) -> None:
         """The request has ended: what it cost stands in the answers now."""
-        self.reserved -= bound
+        if self.most is not None:
+            self.under_way -= 1
+            self.reserved = self.reserved - bound if self.under_way else 0.0
 
 
 def spent_on(answers: Answers, price: Price | None) -> float | None:

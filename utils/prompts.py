@@ -61,7 +61,7 @@ class Rewriting(BaseModel):
 
 
 class AnalysedRewriting(BaseModel):
-    """The same after a reason: what is written first can guide what follows."""
+    """What an annotator finds unfair in one text, and the benign variation: the reason first, so that it can guide."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
@@ -129,7 +129,7 @@ def annotate_messages(text: str, prompt: str, guideline: str, marker: str) -> li
 def ask_again(messages: list[dict[str, str]], reply: str, problem: str) -> list[dict[str, str]]:
     """The chat goes on with the answer that did not fit, and what was wrong with it."""
     return [
-        *messages[:2],
+        *messages,
         {"role": "assistant", "content": reply},
         {"role": "user", "content": f"That does not fit: {problem}. Answer with the JSON object only."},
     ]
