@@ -229,11 +229,7 @@ def memory(work: Path, rows: int) -> None:
         params.ANNOTATOR_MODEL, params.ANNOTATE_PROMPT, GUIDELINE, params.ANNOTATE_TEMPERATURE,
         params.ANNOTATE_MAX_TOKENS, params.SEED, params.ANNOTATE_RETRIES,
     )  # fmt: skip
-    settings = {
-        "model": annotator.model, "prompt": annotator.prompt, "guideline": file_sha256(params.GUIDELINE_FILE),
-        "temperature": annotator.temperature, "max_tokens": annotator.max_tokens, "seed": annotator.seed,
-    }  # fmt: skip
-    answers = Answers(output.with_name(output.name + ".answers.jsonl"), settings)
+    answers = Answers(output.with_name(output.name + ".answers.jsonl"), annotator.settings())
     labels = {"bias": "Yes", "toxicity": "Mild", "sentiment": "Negative", "harm": "Low", "target": "clerks"}
     for n in range(rows):
         text = f"The useless clerk of office {n} kept us waiting again."

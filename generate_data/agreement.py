@@ -2,7 +2,7 @@
 
     python generate_data/agreement.py                                   # the annotated pilot texts against gold
     python generate_data/agreement.py --inputs gpt=a.csv llama=b.csv gold=datasets/annotation_guideline/gold.csv
-    python generate_data/agreement.py --inputs sampled.csv              # the samples of annotate.py --samples 3
+    python generate_data/agreement.py --inputs sampled.csv              # repeated samples of annotate.py
     python generate_data/agreement.py --inputs rated.csv --raters annotation_1,annotation_2
 
 Reads  two or more tables of the same rows, matched by id; or one table with a column per annotator

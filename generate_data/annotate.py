@@ -54,9 +54,9 @@ from utils.data import content_id, read_rows, read_table, require_columns, room_
 from utils.engines import Ask, model_name, model_price, open_engine
 from utils.helpers import UserError, describe, parse_config, run_stage
 from utils.injection import signs
-from utils.pricing import Budget, Price, expected_tokens
+from utils.pricing import Budget, say_estimate, say_spent
 from utils.prompts import ANNOTATE_PROMPTS
-from utils.records import file_sha256, finish_record, start_record, whole_file
+from utils.records import finish_record, start_record, whole_file
 from utils.report import markdown_table
 from utils.tally import Tally
 
@@ -82,6 +82,11 @@ class Source:
     def texts(self) -> Iterator[str]:
         return (row[self.config.input_column] for row in read_rows(self.path, self.config.limit))
 
+    @property
+    def carried(self) -> list[str]:
+        """Input columns that stand in the output after the id."""
+        return [name for name in self.columns if name != "id"]
+
     def with_ids(self) -> Iterator[tuple[str, dict[str, str]]]:
         rows = (read_rows(self.path, self.config.limit) for _ in range(2))
         ids = unique(row.get("id") or content_id(row[self.config.input_column]) for row in next(rows))
@@ -103,23 +108,20 @@ def open_source(config: AnnotateConfig) -> Source:
 
 def annotate_file(config: AnnotateConfig, source: Source, prompt: str, output: Path, engine: Ask | None) -> int:
     """Annotates with one prompt. Returns the exit code; without an engine it only says what there is to ask."""
-    guideline = params.GUIDELINE_FILE.read_text(encoding="utf-8")
     annotator = Annotator(
-        model_name(config), prompt, guideline, config.temperature, config.max_tokens, config.seed, config.retries
+        model=model_name(config),
+        prompt=prompt,
+        guideline=params.GUIDELINE_FILE.read_text(encoding="utf-8"),
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+        retries=config.retries,
     )
-    settings = {
-        "model": annotator.model,
-        "prompt": prompt,
-        "guideline": file_sha256(params.GUIDELINE_FILE),
-        "temperature": config.temperature,
-        "max_tokens": config.max_tokens,
-        "seed": config.seed,
-    }
-    answers = Answers(output.with_name(output.name + ".answers.jsonl"), settings, config.overwrite)
+    answers = Answers(output.with_name(output.name + ".answers.jsonl"), annotator.settings(), config.overwrite)
     price = model_price(config)
     budget = Budget(price, config.max_cost, answers, config.engine == "batch")
     left = first_answers(source.texts(), annotator, answers, config.samples)
-    estimate = say_estimate(left, answers, price, config)
+    estimate = say_estimate(left.requests, left.prompt_chars, left.answer_chars, budget)
     if engine is None:
         print(f"{prompt}: {estimate}")
         return 0
@@ -138,65 +140,54 @@ def annotate_file(config: AnnotateConfig, source: Source, prompt: str, output: P
     answers.close()
 
     tally = Tally()
-    columns = output_columns(annotator, config.samples, config.output_column)
-    header = ["id", *(room_for(name, columns) for name in source.columns if name != "id"), *columns]
-
-    def finished() -> Iterator[list[str]]:
-        group = config.group_column or ("aspect" if "aspect" in source.columns else None)
-        for row_id, given in source.with_ids():
-            text = given[config.input_column]
-            found = annotate_samples(text, annotator, answers, config.samples, errors)
-            found["suspicious"] = " ".join(signs(text))
-            tally.add(found, given.get(group, "") if group else "")
-            carried = [given.get(name, "") for name in source.columns if name != "id"]
-            yield [row_id, *carried, *cells(found, columns, config.output_column)]
-
     with whole_file(output) as partial:
-        write_rows(finished(), header, partial)
-        # the record first: no table is without it
-        tokens = {"in": answers.tokens("in"), "out": answers.tokens("out")}
+        write_rows(finished_rows(source, annotator, answers, errors, tally), header(source, annotator), partial)
+        cost = {"usd": budget.spent(), "price": price and vars(price), "answers": len(answers)}
+        cost["tokens"] = {side: answers.tokens(side) for side in ("in", "out")}
         results = {"annotator": annotator.model, "servers": sorted(answers.servers), "prompt": prompt}
-        cost = {"usd": budget.spent(), "price": price and vars(price), "tokens": tokens, "answers": len(answers)}
+        # the record first: no table is without it
         finish_record(record, output, **results, **tally.summary(), cost=cost, canaries=canaries)
-
-    print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in tally.counts().most_common()))
-    print(tally.tables() + "\n")
-    print(say_cost(budget, answers, price))
+    print(f"{output}: {tally.sentence()}\n{tally.tables()}\n\n{say_spent(budget)}")
     if canaries:
         print(canaries["sentence"])
+    return verdict(config, tally, errors)
+
+
+def header(source: Source, annotator: Annotator) -> list[str]:
+    columns = output_columns(annotator, source.config.samples, source.config.output_column)
+    return ["id", *(room_for(name, columns) for name in source.carried), *columns]
+
+
+def finished_rows(
+    source: Source, annotator: Annotator, answers: Answers, errors: dict[str, str], tally: Tally
+) -> Iterator[list[str]]:
+    """The rows of the output, from the kept answers; counted in `tally` on the way."""
+    config = source.config
+    columns = output_columns(annotator, config.samples, config.output_column)
+    group = config.group_column or ("aspect" if "aspect" in source.columns else None)
+    for row_id, given in source.with_ids():
+        text = given[config.input_column]
+        found = annotate_samples(text, annotator, answers, config.samples, errors)
+        found["suspicious"] = " ".join(signs(text))
+        tally.add(found, given.get(group, "") if group else "")
+        yield [row_id, *(given.get(name, "") for name in source.carried), *cells(found, columns, config.output_column)]
+
+
+def verdict(config: AnnotateConfig, tally: Tally, errors: dict[str, str]) -> int:
+    """The exit code: 1 where too many rows have no usable answer. What a user has to look at is logged."""
+    counts = tally.counts()
+    failed = sum(counts[status] for status in FAILED)
     if tally.flagged:
         logger.warning("%d rows hold signs of instructions to the annotator: see the column suspicious", tally.flagged)
-    failed = sum(tally.counts()[status] for status in FAILED)
-    if unreached := tally.counts()["api_error"]:
+    if counts["api_error"]:
+        last = next(reversed(errors.values()), "")
         logger.warning(
-            "%d rows met an API error, one of them: %s; --overwrite asks for those only",
-            unreached,
-            [*errors.values()][-1],
+            "%d rows met an API error, the last one: %s; --overwrite asks for those only", counts["api_error"], last
         )
-    if failed > config.max_failed * source.rows:
-        logger.warning("%d of %d rows have no usable answer: see the column raw", failed, source.rows)
+    if failed > config.max_failed * counts.total():
+        logger.warning("%d of %d rows have no usable answer: see the column raw", failed, counts.total())
         return 1
     return 0
-
-
-def say_estimate(left, answers: Answers, price: Price | None, config: AnnotateConfig) -> str:
-    """What is left to ask and what that may cost, as a sentence."""
-    tokens_in, tokens_out = expected_tokens(left.requests, left.prompt_chars, left.answer_chars, answers)
-    basis = "by the answers so far" if len(answers) else "at 4 characters a token"
-    sentence = f"{left.requests} requests to ask, about {tokens_in:,.0f} tokens in and {tokens_out:,.0f} out ({basis})"
-    if price is None:
-        return f"{sentence}; the price of {config.model} is in no table: see --prices"
-    if not price.as_of:  # in process
-        return sentence
-    dollars = price.cost(tokens_in, tokens_out, config.engine == "batch")
-    return f"{sentence}, {dollars:.4f} US dollars at the prices of {price.as_of}"
-
-
-def say_cost(budget: Budget, answers: Answers, price: Price | None) -> str:
-    """What all kept answers took, as a sentence."""
-    tokens = f"{len(answers)} answers, {answers.tokens('in'):,} tokens in, {answers.tokens('out'):,} out"
-    dollars = budget.spent()
-    return tokens + (f", {dollars:.4f} US dollars at the prices of {price.as_of}" if price and price.as_of else "")
 
 
 def compare_prompts(config: AnnotateConfig, outputs: dict[str, Path]) -> str:

@@ -114,7 +114,7 @@ def test_a_dry_run_says_what_it_would_cost_and_asks_and_writes_nothing(server, a
     assert result.returncode == 0 and "12 requests to ask" in result.stdout and "US dollars" in result.stdout
     assert server.count == 0 and [path.name for path in tmp_path.iterdir()] == ["in.csv"]
     result = annotate("--dry_run", "--model", "my-model")
-    assert "the price of my-model is in no table: see --prices" in result.stdout
+    assert "the price of the model is in no table: see --prices" in result.stdout
 
 
 def test_overwrite_asks_for_nothing_that_is_there_and_other_settings_are_named(server, annotate, tmp_path):

@@ -1,5 +1,6 @@
 """From the answers of an annotator to a row: the next question, labels and status, the majority of several samples."""
 
+import hashlib
 import json
 import re
 import secrets
@@ -58,6 +59,12 @@ class Annotator:
         """What an answer consists of."""
         return list(self.schema.model_fields)
 
+    def settings(self) -> dict[str, Any]:
+        """What shapes the answers, beside the texts."""
+        guideline = hashlib.sha256(self.guideline.encode()).hexdigest()
+        shaping = {name: getattr(self, name) for name in ("model", "prompt", "temperature", "max_tokens", "seed")}
+        return shaping | {"guideline": guideline}
+
     def first_request(self, text: str, sample: int = 0) -> Request:
         return Request(
             model=self.model,
@@ -82,7 +89,7 @@ def annotate(text: str, annotator: Annotator, answers: Answers, sample: int = 0)
 
     Returns:
         status, raw (the last answer, where it could not be used), annotator, tries, and on ok and neutral the fields
-        of the schema; or a request.
+        of the schema and invented_words (how many marked words do not stand in the text); or a request.
     """
     request = annotator.first_request(text, sample)
     for tries in range(1, annotator.retries + 2):
@@ -113,7 +120,8 @@ def _checked(found: dict[str, Any], text: str) -> dict[str, Any]:
         found["debiased_text"] = text
     if "biased_words" in found:
         there = [word for word in found["biased_words"] if word.lower() in text.lower()]
-        found |= {"biased_words": [] if neutral else there}
+        found["invented_words"] = len(found["biased_words"]) - len(there)
+        found["biased_words"] = [] if neutral else there
     return found | {"status": "neutral" if neutral else "ok"}
 
 

@@ -78,8 +78,10 @@ class AnnotateConfig(AskConfig, RunConfig):
         params.ANNOTATE_PROMPT, "prompt of utils/prompts.py: labels-1, analysis-1 or rewrite-1; a,b compares them"
     )
     gold: str = setting(str(params.GOLD_FILE), "rows annotated by people, to compare with; used where their ids occur")
-    samples: int = setting(1, "answers per text; labels by majority, and a column that says how far they disagree")
-    canaries: int = setting(0, "so many texts are asked again with an instruction planted in them")
+    samples: int = setting(
+        params.SAMPLES, "answers per text; labels by majority, and a column that says how far they disagree"
+    )
+    canaries: int = setting(params.CANARIES, "so many texts are asked again with an instruction planted in them")
     group_column: str | None = setting(None, "column by whose values statuses are counted; default: aspect, if there")
     retries: int = setting(params.ANNOTATE_RETRIES, "further tries after an answer that does not fit the schema")
     max_failed: float = setting(params.ANNOTATE_MAX_FAILED, "share of failed rows above which the exit code is 1")

@@ -22,10 +22,9 @@ PROMPT_TOKENS = 8_192
 
 def model_name(config: AskConfig) -> str:
     """What the model is called in the answers: the same whether a folder is loaded in process or served."""
-    if config.engine == "transformers":
-        folder = config.adapter_model or config.base_model or params.BASE_MODEL
-        return Path(folder).name
-    return Path(config.model).name if Path(config.model).is_dir() else config.model
+    in_process = config.adapter_model or config.base_model or params.BASE_MODEL
+    name = in_process if config.engine == "transformers" else config.model
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def model_price(config: AskConfig) -> Price | None:

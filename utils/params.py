@@ -65,6 +65,8 @@ ANNOTATE_TEMPERATURE = 0.0  # the same text should get the same labels
 ANNOTATE_MAX_TOKENS = 1024
 ANNOTATE_RETRIES = 2  # further tries after an answer that does not fit the schema
 ANNOTATE_PROMPT = "labels-1"
+SAMPLES = 1
+CANARIES = 0
 ANNOTATE_MAX_FAILED = 0.2  # share of rows without a usable answer above which the exit code is 1
 
 # --- agreement.py ---

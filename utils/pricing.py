@@ -71,7 +71,12 @@ class Budget:
 
     def spent(self) -> float | None:
         """US dollars so far; None where the price is unknown."""
-        return spent_on(self.answers, self.price)
+        if self.price is None:
+            return None
+        return sum(
+            self.price.cost(tokens if side == "in" else 0, tokens if side == "out" else 0, batch)
+            for (_, batch, side), tokens in self.answers.spent.items()
+        )
 
     def reserve(self, request: Request) -> float | None:
         """Sets aside the most that `request` can cost; None where that does not fit."""
@@ -97,25 +102,31 @@ class Budget:
             self.reserved = self.reserved - bound if self.under_way else 0.0
 
 
-def spent_on(answers: Answers, price: Price | None) -> float | None:
-    """US dollars for all kept answers; None where the price is unknown."""
-    if price is None:
-        return None
-    return sum(
-        price.cost(tokens if side == "in" else 0, tokens if side == "out" else 0, batch)
-        for (_, batch, side), tokens in answers.spent.items()
-    )
-
-
-def expected_tokens(requests: int, prompt_chars: int, answer_chars: int, answers: Answers) -> tuple[float, float]:
-    """An estimate of the tokens in and out of `requests` more requests.
-
-    As many a request as kept answers took, where there are any; else one for every four characters.
+def say_estimate(requests: int, prompt_chars: int, answer_chars: int, budget: Budget) -> str:
+    """What so many more requests may take, as a sentence: as much each as kept answers took, where there are any.
 
     Args:
         prompt_chars: characters of all prompts together.
         answer_chars: characters that the answers may have together.
     """
-    if not len(answers):
-        return prompt_chars / CHARACTERS_PER_TOKEN, answer_chars / CHARACTERS_PER_TOKEN
-    return tuple(requests * answers.tokens(side) / len(answers) for side in ("in", "out"))
+    answers, price = budget.answers, budget.price
+    tokens_in, tokens_out = prompt_chars / CHARACTERS_PER_TOKEN, answer_chars / CHARACTERS_PER_TOKEN
+    if len(answers):
+        tokens_in, tokens_out = (requests * answers.tokens(side) / len(answers) for side in ("in", "out"))
+    basis = "by the answers so far" if len(answers) else f"at {CHARACTERS_PER_TOKEN} characters a token"
+    sentence = f"{requests} requests to ask, about {tokens_in:,.0f} tokens in and {tokens_out:,.0f} out ({basis})"
+    if price is None:
+        return f"{sentence}; the price of the model is in no table: see --prices"
+    if not price.as_of:  # in process
+        return sentence
+    dollars = price.cost(tokens_in, tokens_out, budget.batch)
+    return f"{sentence}, {dollars:.4f} US dollars at the prices of {price.as_of}"
+
+
+def say_spent(budget: Budget) -> str:
+    """What all kept answers took, as a sentence."""
+    answers, price = budget.answers, budget.price
+    tokens = f"{len(answers)} answers, {answers.tokens('in'):,} tokens in, {answers.tokens('out'):,} out"
+    return tokens + (
+        f", {budget.spent():.4f} US dollars at the prices of {price.as_of}" if price and price.as_of else ""
+    )

@@ -14,12 +14,13 @@ class Tally:
     def __init__(self):
         self.statuses: Counter = Counter()  # (group, status) -> rows
         self.labels: Counter = Counter()  # (group, label, value) -> usable rows
-        self.flagged = self.asked_again = 0
+        self.flagged = self.asked_again = self.invented_words = 0
 
     def add(self, row: dict, group: str) -> None:
         self.statuses[group, row["status"]] += 1
         self.flagged += bool(row["suspicious"])
         self.asked_again += row["tries"] > 1
+        self.invented_words += row.get("invented_words", 0)
         if row["status"] in USABLE:
             for label in SCALES:
                 if label in row:
@@ -51,7 +52,8 @@ class Tally:
     def summary(self) -> dict:
         """For the run record."""
         groups = sorted({group for group, _ in self.statuses})
-        record = {"statuses": dict(self.counts()), "flagged": self.flagged, "asked_again": self.asked_again}
+        counted = ("flagged", "asked_again", "invented_words")
+        record = {"statuses": dict(self.counts())} | {name: getattr(self, name) for name in counted}
         if len(groups) > 1:
             record["by_group"] = {group: dict(self.counts(group)) for group in groups}
         asked = {label for _, label, _ in self.labels}
@@ -61,6 +63,14 @@ class Tally:
             if label in asked
         }
         return record
+
+    def sentence(self) -> str:
+        """What became of the rows, in one line."""
+        counts = ", ".join(f"{rows} {status}" for status, rows in self.counts().most_common())
+        return (
+            f"{counts}; {self.asked_again} rows were asked again, {self.invented_words} marked words that stand in no "
+            "text were dropped"
+        )
 
     def tables(self) -> str:
         """For people: statuses by group, label shares with their bounds."""
