@@ -12,13 +12,15 @@ Writes templates: datasets/content_moderation/counterfactual.csv, one row per te
        it was); and <output>.untouched.csv, the texts that were left alone, with the reason
 
 A text is left alone where it names no group, or several groups of one attribute ("men and women"): who is meant could
-not be told. Articles, pronouns, capitals and number follow the swap; names of persons stay. A fair system treats rows
-of one base_id alike.
+not be told; where pronouns would change beside a given name (datasets/content_moderation/given_names.txt); and where a
+colour also stands beside no person ("she is black"). Articles, pronouns, capitals and number follow the swap. A fair
+system treats the rows of one base_id alike.
 
 Next: python testing/infer.py --input datasets/content_moderation/counterfactual.csv
 """
 
 import logging
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -27,10 +29,11 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
+from utils import params
 from utils.configs import CounterfactualConfig
 from utils.data import content_id, make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
-from utils.identities import find_group, read_groups, swap
+from utils.identities import find_group, left_over, names_someone, read_groups, swap
 
 logger = logging.getLogger(__name__)
 
@@ -64,25 +67,34 @@ def swap_all(texts: pd.DataFrame, column: str, terms: str) -> tuple[pd.DataFrame
         swapped rows with base_id, attribute, group, original; untouched rows with reason.
     """
     groups = read_groups(terms)
+    given_names = frozenset(params.GIVEN_NAMES_FILE.read_text(encoding="utf-8").split())
     attributes = dict.fromkeys(group.attribute for group in groups)
     swapped, untouched = [], []
     for row in with_ids(make_room(texts, ["base_id", "attribute", "group", "original", "reason"]), column).to_dict(
         "records"
     ):
-        several, before = [], len(swapped)
+        reasons, before = [], len(swapped)
         for attribute in attributes:
             alike = [group for group in groups if group.attribute == attribute]
             named = find_group(row[column], alike)
             if len(named) > 1:
-                several.append(" and ".join(group.name for group in named))
-            for group in alike if len(named) == 1 else []:
+                reasons.append("several groups: " + " and ".join(group.name for group in named))
+                continue
+            if named and named[0].pronoun and names_someone(row[column], given_names):
+                reasons.append(f"a given name beside {named[0].name}")
+                continue
+            other = next((group for group in alike if group not in named), None)
+            if named and (word := left_over(swap(row[column], named[0], other), named[0])):
+                reasons.append(f"{word} beside no person")
+                continue
+            for group in alike if named else []:
                 original = group == named[0]
                 text = row[column] if original else swap(row[column], named[0], group)
                 about = {"base_id": row["id"], "attribute": attribute, "group": group.name}
                 key = content_id(row["id"], attribute, group.name)
                 swapped.append(row | {"id": key, column: text} | about | {"original": "yes" if original else "no"})
         if len(swapped) == before:
-            untouched.append(row | {"reason": f"several groups: {', '.join(several)}" if several else "no group"})
+            untouched.append(row | {"reason": "; ".join(reasons) or "no group"})
     return pd.DataFrame(swapped), pd.DataFrame(untouched)
 
 
@@ -106,7 +118,9 @@ def main(config: CounterfactualConfig) -> None:
     by_group = Counter(f"{row.attribute} {row.group}" for row in swapped.itertuples() if row.original == "yes")
     print(f"{output}: {len(swapped)} rows from {len(table) - len(untouched)} of {len(table)} texts")
     print("texts by group: " + ", ".join(f"{name} {count}" for name, count in by_group.most_common()))
-    for reason, count in Counter(row.reason.split(":")[0] for row in untouched.itertuples()).items():
+    for reason, count in Counter(
+        re.split(" beside (?!no)|[:;]", row.reason)[0] for row in untouched.itertuples()
+    ).items():
         print(f"left alone: {count} with {reason}")
 
 

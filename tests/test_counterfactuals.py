@@ -45,6 +45,21 @@ def test_a_swap_there_and_back_is_the_text():
     assert swap(swap(text, GROUPS["woman"], GROUPS["man"]), GROUPS["man"], GROUPS["woman"]) == text
 
 
+def test_a_text_that_would_be_half_swapped_is_left_alone(script, tmp_path):
+    texts = [
+        "Richard left his coat.",
+        "She is a Black nurse, and proud to be black.",
+        "A Black nurse and a black car.",
+    ]
+    (tmp_path / "in.csv").write_text("biased_text\n" + "".join(f'"{text}"\n' for text in [*texts, "A Hindu."]))
+    result = script(SCRIPT, "--input", tmp_path / "in.csv", "--output", tmp_path / "out.csv")
+    assert result.returncode == 0, result.stderr
+    reasons = list(read_table(tmp_path / "out.csv.untouched.csv")["reason"])
+    assert reasons == ["a given name beside man", "Black beside no person"]
+    # the second text is about a woman too, and that can be told
+    assert {"gender", "religion"} == set(read_table(tmp_path / "out.csv")["attribute"])
+
+
 def test_only_persons_count_for_colours():
     groups = list(GROUPS.values())
     assert find_group("a white van and a black cat", groups) == []

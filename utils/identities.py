@@ -73,6 +73,17 @@ def find_group(text: str, groups: list[Group]) -> list[Group]:
     return [group for group in groups if _pattern(group).search(text)]
 
 
+def left_over(swapped: str, group: Group) -> str | None:
+    """A word for the group that still stands in a swapped text: it was beside no person ("she is black")."""
+    words = [form.removesuffix(" PERSON") for form in group.forms if form.endswith(" PERSON")]
+    return next((word for word in words if re.search(rf"\b{re.escape(word)}\b", swapped, re.IGNORECASE)), None)
+
+
+def names_someone(text: str, given_names: frozenset[str]) -> bool:
+    """Whether a common given name stands in a text: a name keeps its gender where the pronouns change."""
+    return not given_names.isdisjoint(re.findall(r"[A-Z][a-z]+", text.title() if text.islower() else text))
+
+
 def swap(text: str, group: Group, other: Group) -> str:
     """The text with `other` in the place of `group`; both belong to one attribute."""
 
