@@ -60,6 +60,8 @@ def by_files(inputs: list[str], config: AgreementConfig) -> Ratings:
         name, equals, path = given.rpartition("=")
         table = read_table(path)
         require_columns(table, [config.key], path, "--key")
+        if table[config.key].duplicated().any():
+            raise UserError(f"{path}: {config.key} repeats: rows cannot be matched by it, see --key")
         tables[name if equals else Path(path).stem] = table.set_index(config.key)
     if len(tables) < len(inputs):
         raise UserError("two inputs have the same name: write NAME=FILE")

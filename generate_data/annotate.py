@@ -51,10 +51,10 @@ from utils.annotation import (
 from utils.answers import Answers
 from utils.configs import AnnotateConfig
 from utils.data import content_id, read_rows, read_table, require_columns, room_for, unique, write_rows
-from utils.engines import Ask, model_name, model_price, open_engine
+from utils.engines import Ask, model_name, open_budget, open_engine
 from utils.helpers import UserError, describe, parse_config, run_stage
 from utils.injection import signs
-from utils.pricing import Budget, say_estimate, say_spent
+from utils.pricing import say_estimate, say_spent
 from utils.prompts import ANNOTATE_PROMPTS
 from utils.records import finish_record, start_record, whole_file
 from utils.report import markdown_table
@@ -97,10 +97,9 @@ def open_source(config: AnnotateConfig) -> Source:
     """Reads the input once from end to end, so that a broken row shows before anything is paid."""
     columns: dict[str, None] = {}
     count = 0
-    for row in read_rows(config.input, config.limit):
+    for count, row in enumerate(read_rows(config.input, config.limit), 1):
         columns |= dict.fromkeys(row)
-        count += 1
-    require_columns(columns, [config.input_column], config.input, "--input_column")
+        require_columns(row, [config.input_column], f"{config.input}, row {count},", "--input_column")
     if config.group_column:
         require_columns(columns, [config.group_column], config.input, "--group_column")
     return Source(Path(config.input), list(columns), count, config)
@@ -118,8 +117,7 @@ def annotate_file(config: AnnotateConfig, source: Source, prompt: str, output: P
         retries=config.retries,
     )
     answers = Answers(output.with_name(output.name + ".answers.jsonl"), annotator.settings(), config.overwrite)
-    price = model_price(config)
-    budget = Budget(price, config.max_cost, answers, config.engine == "batch")
+    budget = open_budget(config, answers)
     left = first_answers(source.texts(), annotator, answers, config.samples)
     estimate = say_estimate(left.requests, left.prompt_chars, left.answer_chars, budget)
     if engine is None:
@@ -142,7 +140,7 @@ def annotate_file(config: AnnotateConfig, source: Source, prompt: str, output: P
     tally = Tally()
     with whole_file(output) as partial:
         write_rows(finished_rows(source, annotator, answers, errors, tally), header(source, annotator), partial)
-        cost = {"usd": budget.spent(), "price": price and vars(price), "answers": len(answers)}
+        cost = {"usd": budget.spent(), "price": budget.price and vars(budget.price), "answers": len(answers)}
         cost["tokens"] = {side: answers.tokens(side) for side in ("in", "out")}
         results = {"annotator": annotator.model, "servers": sorted(answers.servers), "prompt": prompt}
         # the record first: no table is without it
@@ -154,8 +152,8 @@ def annotate_file(config: AnnotateConfig, source: Source, prompt: str, output: P
 
 
 def header(source: Source, annotator: Annotator) -> list[str]:
-    columns = output_columns(annotator, source.config.samples, source.config.output_column)
-    return ["id", *(room_for(name, columns) for name in source.carried), *columns]
+    columns = output_columns(annotator.schema, source.config.samples, source.config.output_column)
+    return ["id", *room_for(source.carried, ["id", *columns]), *columns]
 
 
 def finished_rows(
@@ -163,7 +161,7 @@ def finished_rows(
 ) -> Iterator[list[str]]:
     """The rows of the output, from the kept answers; counted in `tally` on the way."""
     config = source.config
-    columns = output_columns(annotator, config.samples, config.output_column)
+    columns = output_columns(annotator.schema, config.samples, config.output_column)
     group = config.group_column or ("aspect" if "aspect" in source.columns else None)
     for row_id, given in source.with_ids():
         text = given[config.input_column]
@@ -211,6 +209,11 @@ def main(config: AnnotateConfig) -> int:
     for prompt in prompts:
         if prompt not in ANNOTATE_PROMPTS:
             raise UserError(f"--prompt {prompt}: there are {', '.join(ANNOTATE_PROMPTS)}")
+        own = output_columns(ANNOTATE_PROMPTS[prompt][1], config.samples, params.REFERENCE_COLUMN)
+        if config.output_column in {"id", *own} - {params.REFERENCE_COLUMN}:
+            raise UserError(f"--output_column {config.output_column}: the annotation has a column of that name")
+        if config.canaries and "bias" not in own:
+            raise UserError(f"--canaries plants demands for a label, and --prompt {prompt} asks for none")
     source = open_source(config)
     base = Path(config.output) if config.output else params.ANNOTATED_DIR / f"{source.path.stem}.csv"
     outputs = {prompt: base.with_stem(f"{base.stem}.{prompt}") if len(prompts) > 1 else base for prompt in prompts}

@@ -11,10 +11,11 @@ Writes templates: datasets/content_moderation/counterfactual.csv, one row per te
        texts: one row per text and group: the input columns, base_id, attribute, group, original (yes for the text as
        it was); and <output>.untouched.csv, the texts that were left alone, with the reason
 
-A text is left alone where it names no group, or several groups of one attribute ("men and women"): who is meant could
-not be told; where pronouns would change beside a given name (datasets/content_moderation/given_names.txt); and where a
-colour also stands beside no person ("she is black"). Articles, pronouns, capitals and number follow the swap. A fair
-system treats the rows of one base_id alike.
+A text is left alone where who is meant could not be told: it names no group, or several groups of one attribute ("men
+and women"). So is one where pronouns would change beside a given name (datasets/content_moderation/given_names.txt),
+beside what fits one group only ("pregnant"), or beside a "her" that may be him or his ("called her names"), and one
+where a colour stands beside no person, too ("she is black"). Articles, pronouns, capitals and number follow the swap.
+A fair system treats the rows of one base_id alike.
 
 Next: python testing/infer.py --input datasets/content_moderation/counterfactual.csv
 """
@@ -33,7 +34,7 @@ from utils import params
 from utils.configs import CounterfactualConfig
 from utils.data import content_id, make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
-from utils.identities import find_group, left_over, names_someone, read_groups, swap
+from utils.identities import cannot_follow, find_group, left_over, names_someone, read_groups, swap
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ GROUPS = {
     "age": ("a young person", "a middle-aged person", "an older person"),
     "disability": ("a wheelchair user", "a blind person", "a person without a disability"),
 }
+OWN_COLUMNS = ["base_id", "attribute", "group", "original", "reason"]
 TEMPLATE_COLUMNS = ["base_id", "kind", "template"]
 
 
@@ -70,9 +72,7 @@ def swap_all(texts: pd.DataFrame, column: str, terms: str) -> tuple[pd.DataFrame
     given_names = frozenset(params.GIVEN_NAMES_FILE.read_text(encoding="utf-8").split())
     attributes = dict.fromkeys(group.attribute for group in groups)
     swapped, untouched = [], []
-    for row in with_ids(make_room(texts, ["base_id", "attribute", "group", "original", "reason"]), column).to_dict(
-        "records"
-    ):
+    for row in with_ids(make_room(texts, OWN_COLUMNS), column).to_dict("records"):
         reasons, before = [], len(swapped)
         for attribute in attributes:
             alike = [group for group in groups if group.attribute == attribute]
@@ -82,6 +82,9 @@ def swap_all(texts: pd.DataFrame, column: str, terms: str) -> tuple[pd.DataFrame
                 continue
             if named and named[0].pronoun and names_someone(row[column], given_names):
                 reasons.append(f"a given name beside {named[0].name}")
+                continue
+            if named and (why := cannot_follow(row[column], named[0])):
+                reasons.append(why)
                 continue
             other = next((group for group in alike if group not in named), None)
             if named and (word := left_over(swap(row[column], named[0], other), named[0])):
@@ -109,11 +112,15 @@ def main(config: CounterfactualConfig) -> None:
         logger.info("%d templates: %d rows in %s", len(table), len(filled), output)
         return
     require_columns(table, [config.input_column], config.input, "--input_column, or the manual for templates (--help)")
+    if config.input_column in OWN_COLUMNS:
+        raise UserError(f"--input_column {config.input_column}: this stage writes a column of that name, rename yours")
     swapped, untouched = swap_all(table, config.input_column, config.terms)
     if swapped.empty:
         raise UserError(f"{config.input}: no text names exactly one group of {config.terms}")
+    left_alone = output.with_name(output.name + ".untouched.csv")
+    left_alone.unlink(missing_ok=True)  # of a run that is overwritten
     if len(untouched):
-        write_table(untouched, output.with_name(output.name + ".untouched.csv"))
+        write_table(untouched, left_alone)
     write_table(swapped, output)
     by_group = Counter(f"{row.attribute} {row.group}" for row in swapped.itertuples() if row.original == "yes")
     print(f"{output}: {len(swapped)} rows from {len(table) - len(untouched)} of {len(table)} texts")

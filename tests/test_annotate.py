@@ -61,7 +61,7 @@ def test_statuses_labels_and_columns(server, annotate, tmp_path):
     assert frame["debiased_text"][0] == "nurses" and frame["biased_words"][0] == '["useless"]'
     assert frame["debiased_text"][1] == texts[1]  # a neutral text is copied, whatever the answer says
     unusable = frame[~frame["status"].isin(["ok", "neutral"])]
-    for column in ("bias", "toxicity", "sentiment", "harm", "target", "debiased_text"):
+    for column in ("bias", "toxicity", "sentiment", "harm", "target", "biased_words", "debiased_text"):
         assert set(unusable[column]) == {""}  # nothing is invented
     assert frame["raw"][2].startswith("I would say") and len(frame["raw"][11]) == 2000
     assert server.log[0]["request"]["response_format"]["json_schema"]["strict"] is True
@@ -234,10 +234,38 @@ def test_the_key_is_nowhere(server, annotate, tmp_path):
     assert not [path for path in tmp_path.iterdir() if KEY.encode() in path.read_bytes()]
 
 
-def test_a_broken_row_shows_before_anything_is_paid(server, annotate, tmp_path):
-    (tmp_path / "in.csv").write_text("text,note\na,b\nc\n")
-    result = annotate()
-    assert result.returncode == 2 and "row 2 has 1 cells" in result.stderr and server.count == 0
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("in.csv", "text,note\na,b\nc\n", "row 2 has 1 cells"),
+        ("in.jsonl", '{"text": "a"}\n{"note": "b"}\n', "row 2, has no column text"),
+        ("in.jsonl", '{"text": "a"}\n{"text": "half \\ud83d"}\n', "surrogates not allowed"),
+    ],
+)
+def test_a_broken_row_shows_before_anything_is_paid(server, script, tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    flags = ["--input", tmp_path / name, "--input_column", "text", "--output", tmp_path / "out.csv"]
+    result = script(SCRIPT, *flags, env=server.env)
+    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
+    assert server.count == 0
+
+
+def test_odd_texts_and_columns_survive(server, script, tmp_path):
+    rows = [{"id": "7", "text": "useless a\r\nb", "status": "x", "input_status": "y"}, {"id": "7", "text": " "},
+            {"text": '=1+1, "useless"\x00', "more": "z"}]  # fmt: skip
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--input", tmp_path / "in.jsonl", "--input_column", "text", "--output", tmp_path / "out.csv"]
+    result = script(SCRIPT, *flags, "--max_failed", 1, env=server.env)
+    assert result.returncode == 0, result.stderr
+    frame = read_table(tmp_path / "out.csv")
+    assert list(frame["text"]) == [row["text"] for row in rows] and list(frame["status"]) == ["ok", "empty", "ok"]
+    assert list(frame["id"])[:2] == ["7", "7-1"] and list(frame["more"]) == ["", "", "z"]
+    assert list(frame["input_input_status"]) == ["x", "", ""] and list(frame["input_status"]) == ["y", "", ""]
+    assert server.count == 2
+    for flags_, said in [(["--output_column", "status"], "has a column of that name"),
+                         (["--prompt", "rewrite-1", "--canaries", 2], "asks for none")]:  # fmt: skip
+        result = script(SCRIPT, *flags, *flags_, env=server.env)
+        assert result.returncode == 2 and said in result.stderr
 
 
 def test_without_a_key_it_says_what_to_set(script, tmp_path):
@@ -261,4 +289,4 @@ def test_a_server_that_is_not_there_is_one_line(script, tmp_path):
     env = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
     result = script(SCRIPT, "--input", write_input(tmp_path, ["x"]), "--input_column", "text",
                     "--output", tmp_path / "o.csv", env=env)  # fmt: skip
-    assert result.returncode == 2 and "no server at http://127.0.0.1:9/v1" in result.stderr
+    assert result.returncode == 2 and "no server at 127.0.0.1:9: check OPENAI_BASE_URL" in result.stderr

@@ -49,6 +49,10 @@ def test_without_labels_a_text_that_comes_back_unchanged_is_neutral(tmp_path, pr
     ("reply", "end", "status"),
     [
         ("I'm sorry, but I can't label that.", "stop", "refused"),
+        ("I\u2019m really sorry, I cannot.", "stop", "refused"),
+        ("Sorry, but I can't do that.", "stop", "refused"),
+        ("I apologize, but that is hateful.", "stop", "refused"),
+        ("As an AI language model, I cannot label this.", "stop", "refused"),
         ("I will not help.", "refused", "refused"),
         ("", "filtered", "filtered"),
         ('{"bias": "Ye', "length", "truncated"),
@@ -59,6 +63,19 @@ def test_without_labels_a_text_that_comes_back_unchanged_is_neutral(tmp_path, pr
 def test_other_answers_have_a_status_and_no_labels(tmp_path, reply, end, status):
     row = row_for(tmp_path, reply, end=end)
     assert row["status"] == status and row["raw"] == reply and not set(SCALES) & set(row)
+
+
+def test_an_empty_text_is_asked_nothing(tmp_path):
+    row = annotate(" \n", annotator(), Answers(tmp_path / "a.jsonl", {}))
+    assert row["status"] == "empty" and not set(SCALES) & set(row)
+
+
+def test_an_answer_that_only_quotes_the_text_is_none(tmp_path):
+    planted = json.dumps(annotation("x", bias="No"))
+    row = row_for(tmp_path, f"I will not repeat {planted}", text=f"useless nurses {planted}")
+    assert row["status"] == "refused"
+    row = row_for(tmp_path, f"The text says {planted}", text=f"useless nurses {planted}")
+    assert row["status"] == "unparsable"
 
 
 def test_a_cut_answer_that_is_whole_all_the_same_counts(tmp_path):
@@ -160,7 +177,9 @@ def test_worst_cases_count_missing_rows_for_and_against():
     tally.add({"status": "refused", "tries": 1, "suspicious": "role"}, "b")
     assert tally.shares("bias", "Yes") == {"share": 2 / 3, "low": 2 / 4, "high": 3 / 4}
     assert tally.shares("bias", "Yes", "b") == {"share": 1.0, "low": 1 / 2, "high": 1.0}
-    assert tally.summary()["by_group"]["b"] == {"ok": 1, "refused": 1} and tally.flagged == 1
+    group = tally.summary()["by_group"]["b"]
+    assert group["statuses"] == {"ok": 1, "refused": 1} and tally.flagged == 1
+    assert group["labels"]["toxicity"]["High"] == {"share": 0.0, "low": 0.0, "high": 1 / 2}
     assert "| b     | 2    |" in tally.tables()
 
 
@@ -168,12 +187,18 @@ def test_signs_of_instructions_are_seen_and_ordinary_texts_are_left_alone():
     for injection in INJECTIONS:
         assert signs("The clerk was late.\n" + injection.format(bias="No"))
     assert signs("fair\u200btext") == ["invisible"]
-    for text in ("The system is slow and the assistant was rude.", "No bias in hiring, please.", "Ignore the dog."):
+    fair = ["The system is slow and the assistant was rude.", "No bias in hiring, please.", "Ignore the dog."]
+    fair += [
+        "They harm no one.",
+        "As an AI engineer she earns well.",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 family",
+    ]
+    for text in fair:
         assert not signs(text)
 
 
 def test_planted_twins_demand_the_opposite_and_the_draw_is_seeded():
-    rows = [(f"text {n}", {"n": n}) for n in range(100)]
+    rows = [(f"text {n}", {"bias": "Yes"}) for n in range(100)]
     assert choose(rows, 5, 1) == choose(rows, 5, 1) != choose(rows, 5, 2)
     assert len(choose(rows[:3], 5, 1)) == 3
     assert "No" in plant("text", "Yes", 0) and "Yes" in plant("text", "No", 0)

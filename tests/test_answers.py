@@ -1,6 +1,7 @@
 """The file of answers: nothing that was written is lost, nothing half-written is believed."""
 
 import json
+import os
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_answers_are_there_after_reopening_and_counted(tmp_path):
     again = Answers(path, SETTINGS)
     assert again.get(request("one").key).text == f"the {MARKER} says ä?"  # free of the marker, and writable
     assert request("two").key in again and request("three").key not in again
-    assert again.tokens("in") == 20 and again.spent["m", True, "out"] == 5 and again.servers == {"a.server"}
+    assert again.tokens("in") == 20 and again.spent["m", "batch", "out"] == 5 and again.servers == {"a.server"}
 
 
 def test_other_settings_are_refused_and_overwrite_keeps_what_was_paid_for(tmp_path):
@@ -50,9 +51,11 @@ def test_other_settings_are_refused_and_overwrite_keeps_what_was_paid_for(tmp_pa
     answers.add(request().key, answer())
     with pytest.raises(UserError, match="temperature was 0.0, is 0.7"):
         Answers(path, SETTINGS | {"temperature": 0.7})
+    answers.close()
     other = Answers(path, SETTINGS | {"temperature": 0.7}, overwrite=True)
     assert request().key in other
     other.add(request(temperature=0.7).key, answer("warm"))
+    other.close()
     with pytest.raises(UserError, match="temperature was 0.7, is 0.0"):
         Answers(path, SETTINGS)
     back = Answers(path, SETTINGS, overwrite=True)
@@ -90,15 +93,32 @@ def test_a_file_that_is_none_of_answers_is_left_alone(tmp_path):
     assert path.read_text() == "[1, 2]\n"
 
 
-def test_a_full_disk_is_one_line_and_keeps_the_rest(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_keeps_what_came_before_and_comes_after(tmp_path, monkeypatch):
     answers = Answers(tmp_path / "a.jsonl", SETTINGS)
     answers.add(request("one").key, answer())
+    write, calls = os.write, []
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full(file, data):
+        calls.append(data)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return write(file, data[:20])  # a part of the line fits
 
     with monkeypatch.context() as patched:
         patched.setattr("os.write", full)
         with pytest.raises(UserError, match="No space left on device; the answers so far are kept"):
             answers.add(request("two").key, answer())
-    assert len(Answers(tmp_path / "a.jsonl", SETTINGS)) == 1
+    answers.add(request("three").key, answer("under way meanwhile"))
+    answers.close()
+    again = Answers(tmp_path / "a.jsonl", SETTINGS)
+    assert len(again) == 2 and again.get(request("three").key).text == "under way meanwhile"
+
+
+def test_a_second_run_on_the_same_file_is_refused_until_the_first_has_ended(tmp_path):
+    first = Answers(tmp_path / "a.jsonl", SETTINGS)
+    first.add(request("one").key, answer())
+    second = Answers(tmp_path / "a.jsonl", SETTINGS)
+    with pytest.raises(UserError, match="another run is writing to it"):
+        second.add(request("two").key, answer())
+    first.close()
+    second.add(request("two").key, answer())

@@ -39,7 +39,12 @@ def requests(count, marker="m4rk"):
 
 
 def ask(answers, count=10, **budget):
-    return ask_batch(requests(count), answers, Budget(budget.get("price"), budget.get("most"), answers, True), CONFIG)
+    return ask_batch(
+        requests(count),
+        answers,
+        Budget(budget.get("prices", {}), "gpt-x", "batch", budget.get("most"), answers),
+        CONFIG,
+    )
 
 
 def sent(server):
@@ -49,7 +54,7 @@ def sent(server):
 
 def test_a_batch_is_written_as_the_api_wants_it_and_its_answers_are_kept(server, answers):
     assert ask(answers) == {}
-    assert len(answers) == 10 and answers.spent["gpt-x", True, "in"] == 10_000
+    assert len(answers) == 10 and answers.spent["gpt-x", "batch", "in"] == 10_000
     line = json.loads(server.files["file-1"].splitlines()[0])
     assert line["custom_id"] == next(requests(1)).key and line["url"] == "/v1/chat/completions"
     assert line["body"]["model"] == "gpt-x" and server.batches["batch_1"]["completion_window"] == "24h"
@@ -124,19 +129,14 @@ def test_errors_stand_in_the_output_file_too(server, answers):
     assert len(answers) == 10 and len(server.batches) == 3
 
 
-def test_a_killed_run_finds_its_batches_again(server, answers, monkeypatch):
+def test_a_killed_run_finds_its_batches_again(server, answers):
     server.faults.batch_polls = 10**6
-    monkeypatch.setattr("utils.batch.time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        ask(answers)
-    monkeypatch.undo()
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
+    begin_and_be_killed(answers)
     with pytest.raises(UserError, match="under way"):
         collect_ended(answers, CONFIG)  # another engine would pay again
     server.faults.batch_polls = 1
     again = Answers(answers.path, {})
-    assert ask_batch(requests(10, "another"), again, Budget(None, None, again, True), CONFIG) == {}
+    assert ask_batch(requests(10, "another"), again, Budget({}, "gpt-x", "batch", None, again), CONFIG) == {}
     assert len(again) == 10 == len(sent(server)) and len(server.batches) == 1
 
 
@@ -144,32 +144,96 @@ def test_a_kill_between_creating_and_noting_a_batch_does_not_pay_twice(server, a
     server.faults.batch_polls = 1
     ask(answers, 3)
     notes = answers.path.with_name("out.csv.batches.jsonl")
-    announced = notes.read_text().splitlines()[0]
+    announced = next(line for line in notes.read_text().splitlines() if line)
     notes.write_text(announced + '\n{"event": "crea')
+    answers.close()
     answers.path.unlink()
     again = Answers(answers.path, {})
-    ask_batch(requests(3), again, Budget(None, None, again, True), CONFIG)
+    ask_batch(requests(3), again, Budget({}, "gpt-x", "batch", None, again), CONFIG)
     assert len(again) == 3 and len(server.batches) == 1
 
 
+def begin_and_be_killed(answers, count=10):
+    """A run that is stopped while its batch is under way."""
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("utils.batch.time.sleep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ask(answers, count)
+    answers.close()
+
+
 def test_another_engine_collects_what_has_ended_and_asks_for_the_rest(server, answers):
-    server.faults.batch_end, server.faults.batch_answers = "cancelled", 0.5
-    params_rounds, params.BATCH_ROUNDS = params.BATCH_ROUNDS, 1
-    try:
-        ask(answers)
-    finally:
-        params.BATCH_ROUNDS = params_rounds
+    server.faults.batch_polls = 10**6
+    begin_and_be_killed(answers)
+    server.faults.batch_polls, server.faults.batch_end, server.faults.batch_answers = 1, "cancelled", 0.5
     collect_ended(answers, CONFIG)
-    ask_endpoint(requests(10), answers, Budget(None, None, answers), AskConfig(max_concurrency=2, model="gpt-x"))
+    assert len(answers) == 5
+    live = AskConfig(max_concurrency=2, model="gpt-x")
+    ask_endpoint(requests(10), answers, Budget({}, "gpt-x", "live", None, answers), live)
     assert len(answers) == 10
-    live = [entry["text"] for entry in server.log if "text" in entry and "batch" not in entry]
-    assert len(live) == 5 and not set(live) & set(sent(server))
+    asked = [entry["text"] for entry in server.log if "text" in entry and "batch" not in entry]
+    assert len(asked) == 5 and not set(asked) & set(sent(server))
+
+
+def test_lines_that_cannot_be_read_are_asked_again_and_the_others_kept(server, answers):
+    finish = server.finish_batch
+
+    def spoil(batch):
+        finish(batch)
+        if len(server.batches) == 1:
+            lines = server.files[batch["output_file_id"]].split(b"\n")
+            lines[0] = lines[0][:40]
+            lines[1] = b'{"response": {"status_code": 200, "body": {}}, "error": "text"}'
+            lines[2] = lines[2].replace(b'"error": null', b'"error": "a text"').replace(b"200", b"500")
+            server.files[batch["output_file_id"]] = b"\n".join(lines).replace(b"Negative", b"Nega\xe2\x80\xa8tive")
+
+    server.finish_batch = spoil
+    assert ask(answers) == {}
+    assert len(answers) == 10 and len(server.batches) == 2 and len(sent(server)) == 13
+    assert "Nega\u2028tive" in answers.path.read_text()
+
+
+def test_a_batch_whose_creation_got_no_reply_is_found_by_the_next_run(server, answers):
+    api, reset = server.batch_api, []
+
+    def create_and_reset(method, path, headers, body):
+        response = api(method, path, headers, body)
+        if method == "POST" and path == "/v1/batches" and not reset:
+            reset.append(True)
+            return "reset"
+        return response
+
+    server.batch_api = create_and_reset
+    with pytest.raises(UserError, match="cannot be reached: the same command goes on"):
+        ask(answers)
+    answers.close()
+    assert ask(answers) == {}
+    assert len(server.batches) == 1 and len(answers) == 10 == len(sent(server))
+
+
+def test_collecting_twice_counts_once_and_torn_notes_are_passed_over(server, answers):
+    ask(answers)
+    notes = answers.path.with_name("out.csv.batches.jsonl")
+    whole = notes.read_bytes()
+    for torn in (b'\n{"event": "collected"', b'\n{"event": "announced", "shard": "x"'):
+        notes.write_bytes(whole.split(b'\n{"event": "collected"')[0] + torn)
+        answers.close()
+        again = Answers(answers.path, {})
+        assert ask_batch(requests(12), again, Budget({}, "gpt-x", "batch", None, again), CONFIG) == {}
+        again.close()
+    answers.close()
+    again = Answers(answers.path, {})
+    assert len(again) == 12 == len(sent(server)) and again.tokens("in") == 12_000
 
 
 def test_the_budget_holds_for_batches_at_half_the_price(server, answers):
-    price = Price(1.0, 1.0, "2026-01")
+    prices = {"gpt-x": Price(1.0, 1.0, "2026-01")}
     with pytest.raises(UserError, match="--max_cost"):
-        ask(answers, 50, price=price, most=0.01)
+        ask(answers, 50, prices=prices, most=0.01)
     assert 0 < len(answers) * 0.0011 / 2 <= 0.01
 
 

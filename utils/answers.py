@@ -4,6 +4,7 @@
 asked for again: the file is the cache, the state that a killed run continues from, and the record of what was said.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from utils.helpers import UserError
 
+IN_PROCESS = "in process"  # the server of answers that cost nothing
 MARKER = "[marker]"  # stands for the unpredictable marker of a run wherever something is kept
 
 
@@ -38,6 +40,11 @@ class Request:
         if self.marker:
             text = text.replace(self.marker, MARKER)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Size of the messages: no less than their tokens."""
+        return sum(len(message["content"].encode("utf-8", "replace")) for message in self.messages)
 
     def body(self) -> dict[str, Any]:
         """The request as the chat completions API takes it."""
@@ -85,7 +92,7 @@ class Answers:
             UserError: other settings, or a file that is not one of answers.
         """
         self.path, self.settings = path, json.loads(json.dumps(settings, default=str))
-        self.spent: Counter = Counter()  # (model, batch, "in" or "out") -> tokens, of all answers in the file
+        self.spent: Counter = Counter()  # (model, how, "in" or "out") -> tokens, of all answers in the file
         self.servers: set[str] = set()
         self._places: dict[int, int] = {}
         self._file: int | None = None
@@ -118,8 +125,9 @@ class Answers:
         return settings
 
     def _count(self, answer: Answer) -> None:
-        self.spent[answer.by, answer.batch, "in"] += answer.tokens_in
-        self.spent[answer.by, answer.batch, "out"] += answer.tokens_out
+        how = "batch" if answer.batch else IN_PROCESS if answer.server == IN_PROCESS else "live"
+        self.spent[answer.by, how, "in"] += answer.tokens_in
+        self.spent[answer.by, how, "out"] += answer.tokens_out
         self.servers.add(answer.server)
 
     def tokens(self, side: str) -> int:
@@ -152,24 +160,29 @@ class Answers:
         self._count(answer)
 
     def _descriptor(self) -> int:
+        """The open file. It is locked: a second run would pay for the same answers."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self.path}: another run is writing to it; wait for that one, or stop it") from error
         return self._file
 
     def _append(self, entry: dict) -> int:
         """Writes one line at the end, by one call where the system lets it; returns where it begins."""
-        line = ("\n" if self._torn else "") + json.dumps(entry, ensure_ascii=False) + "\n"
-        data, file = line.encode(), self._descriptor()
+        line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+        data, file = b"\n" * self._torn + line, self._descriptor()
+        self._torn = True  # until the whole line is written
         try:
             written = os.write(file, data)
             while written < len(data):
                 written += os.write(file, data[written:])
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}; the answers so far are kept") from error
-        place = os.lseek(file, 0, os.SEEK_CUR) - len(data) + self._torn
         self._torn = False
-        return place
+        return os.lseek(file, 0, os.SEEK_CUR) - len(line)
 
     def close(self) -> None:
         """Makes sure that the answers are on the disk."""

@@ -8,18 +8,18 @@ import contextlib
 import hashlib
 import json
 import logging
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import urlparse
 
 import openai
 from openai.types import Batch
 
 from utils import params
 from utils.answers import Answer, Answers, Request
+from utils.api import adjust, make_client, plain, read_completion, server_of, unsupported
 from utils.configs import AskConfig
-from utils.endpoint import adjust, make_client, read_completion, unsupported
 from utils.helpers import UserError
 from utils.pricing import Budget
 
@@ -32,7 +32,7 @@ def ask_batch(requests: Iterator[Request], answers: Answers, budget: Budget, con
     """Asks every request that has no answer yet, and waits for the answers.
 
     Requests go out in as few batches as the limits of the API allow. What a batch left unanswered (it expired, was
-    cancelled, was too much at once) goes out again, `BATCH_ROUNDS` times at most.
+    cancelled, was too much at once) goes out again, until `BATCH_ROUNDS` rounds have brought nothing.
 
     Returns:
         What went wrong with the requests that have no answer, by key.
@@ -40,19 +40,22 @@ def ask_batch(requests: Iterator[Request], answers: Answers, budget: Budget, con
     Raises:
         UserError: the server rejects the batch, or the budget is spent.
     """
-    run = _Batches(answers, config)
-    with _plain_errors(run.client):
+    client = make_client(config, openai.OpenAI)
+    with _plain_errors(client), tempfile.TemporaryDirectory() as folder:
+        run = _Batches(client, answers, config)
         run.wait()  # what an earlier run began
-        shards = run.write_shards(_fitting(requests, answers, budget))
-        for _ in range(params.BATCH_ROUNDS):
+        shards = run.write_shards(_fitting(requests, answers, budget), Path(folder))
+        idle = 0
+        while shards and idle < params.BATCH_ROUNDS:
+            before = len(answers)
             for shard in shards:
                 run.submit(shard)
+                if run.one_by_one:
+                    run.wait()
             run.wait()
-            shards = run.write_shards(_left(shards, answers))
-            if not shards:
-                break
-        for shard in shards:
-            shard.unlink()
+            idle = 0 if len(answers) > before else idle + 1
+            shards = run.write_shards(_left(shards, answers), Path(folder))
+        budget.release_all()
     if budget.full:
         raise UserError(budget.full)
     return run.errors
@@ -66,9 +69,9 @@ def collect_ended(answers: Answers, config: AskConfig) -> None:
     """
     if not _state_path(answers).exists():
         return
-    run = _Batches(answers, config)
-    with _plain_errors(run.client):
-        left = run.collect()
+    client = make_client(config, openai.OpenAI)
+    with _plain_errors(client):
+        left = _Batches(client, answers, config).collect()
     if left:
         raise UserError(
             f"{len(left)} batches of this output are under way ({', '.join(left)}): wait for them with "
@@ -96,7 +99,7 @@ def _fitting(requests: Iterator[Request], answers: Answers, budget: Budget) -> I
 def _left(shards: list[Path], answers: Answers) -> Iterator[dict]:
     """The lines of shards whose requests have no answer yet. The shards are deleted."""
     for shard in shards:
-        with open(shard, encoding="utf-8") as file:
+        with open(shard, encoding="utf-8", newline="\n") as file:
             for line in file:
                 entry = json.loads(line)
                 if entry["custom_id"] not in answers:
@@ -107,23 +110,21 @@ def _left(shards: list[Path], answers: Answers) -> Iterator[dict]:
 class _Batches:
     """The batches of one output: what is announced, created, and collected."""
 
-    def __init__(self, answers: Answers, config: AskConfig):
-        self.client = make_client(config, openai.OpenAI)
-        self.server = urlparse(str(self.client.base_url)).netloc
-        self.answers, self.config = answers, config
+    def __init__(self, client: openai.OpenAI, answers: Answers, config: AskConfig):
+        self.client, self.answers, self.config = client, answers, config
+        self.server = server_of(client)
         self.errors: dict[str, str] = {}
         self.dropped: set[str] = set()
-        self.requests_a_shard = params.BATCH_REQUESTS
+        self.requests_a_shard, self.one_by_one = params.BATCH_REQUESTS, False
         self.path = _state_path(answers)
-        self.marker = ""
+        self.marker = self.asked_as = ""
         self.open: dict[str, dict] = {}  # batch id -> what was announced
         self._read()
 
     # --- state ---
     def _read(self) -> None:
         announced: dict[str, dict] = {}
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        for line in lines:
+        for line in self.path.read_bytes().split(b"\n") if self.path.exists() else []:
             with contextlib.suppress(ValueError):  # cut by a kill
                 event = json.loads(line)
                 if event["event"] == "announced":
@@ -141,35 +142,29 @@ class _Batches:
 
     def _note(self, **event) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-            file.flush()
+        with open(self.path, "ab") as file:  # an empty line before each: the last one may have been cut by a kill
+            file.write(f"\n{json.dumps(event)}\n".encode())
 
     # --- sending ---
-    def write_shards(self, requests: Iterator[Request | dict]) -> list[Path]:
+    def write_shards(self, requests: Iterable[Request | dict], folder: Path) -> list[Path]:
         """Writes requests into files within the limits of the API."""
         shards: list[Path] = []
         count = size = 0
-        file = None
-        with contextlib.ExitStack() as stack:
-            for request in requests:
-                line = (json.dumps(self._line(request)) + "\n").encode()
-                full = count >= self.requests_a_shard or size + len(line) > params.BATCH_BYTES
-                if file is None or full:
-                    shards.append(self.path.with_name(f"{self.path.name}.{len(shards)}.{time.time_ns()}.partial"))
-                    shards[-1].parent.mkdir(parents=True, exist_ok=True)
-                    file = stack.enter_context(open(shards[-1], "wb"))
-                    count = size = 0
+        for request in requests:
+            line = (json.dumps(self._line(request)) + "\n").encode()
+            if not shards or count >= self.requests_a_shard or size + len(line) > params.BATCH_BYTES:
+                shards.append(folder / f"{time.time_ns()}-{len(shards)}.jsonl")
+                count = size = 0
+            with open(shards[-1], "ab") as file:
                 file.write(line)
-                count, size = count + 1, size + len(line)
+            count, size = count + 1, size + len(line)
         return shards
 
     def _line(self, request: Request | dict) -> dict:
         if isinstance(request, dict):  # asked in an earlier round
             return request | {"body": adjust(request["body"], self.dropped)}
-        self.marker = request.marker
+        self.marker, self.asked_as = request.marker, request.model
         body = adjust(request.body() | {"model": self.config.model}, self.dropped)
-        self.asked_as = request.model
         return {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
     def submit(self, path: Path) -> None:
@@ -179,7 +174,8 @@ class _Batches:
         event = {"shard": shard, "requests": content.count(b"\n"), "marker": self.marker, "model": self.asked_as}
         self._note(event="announced", **event)
         uploaded = self.client.files.create(file=(f"{shard}.jsonl", content), purpose="batch")
-        batch = self.client.batches.create(
+        # tried once: after a reset nobody knows whether it was created, but the next run finds out
+        batch = self.client.with_options(max_retries=0).batches.create(
             input_file_id=uploaded.id,
             endpoint="/v1/chat/completions",
             completion_window="24h",
@@ -203,41 +199,45 @@ class _Batches:
             batch = self.client.batches.retrieve(batch_id)
             if batch.status in ENDED:
                 event = self.open[batch_id]
-                kept = self._keep_answers(batch, event)
+                kept, unreadable = self._keep_answers(batch, event)
                 logger.info("%s %s: %d of %d requests answered", batch_id, batch.status, kept, event["requests"])
+                if unreadable:
+                    logger.warning("%s: %d lines cannot be read and are asked for again", batch_id, unreadable)
                 self._note(event="collected", id=batch_id)
                 del self.open[batch_id]
                 if batch.status == "failed":
                     self._explain(batch, event)
         return list(self.open)
 
-    def _keep_answers(self, batch: Batch, event: dict) -> int:
-        kept = 0
+    def _keep_answers(self, batch: Batch, event: dict) -> tuple[int, int]:
+        """Keeps what the files of a batch hold; returns how many answers, and how many lines that are none."""
+        kept = unreadable = 0
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):  # an expired batch has both
-            with self.client.files.with_streaming_response.content(file_id) as content:
-                for line in content.iter_lines():
-                    if line.strip():
-                        kept += self._keep(json.loads(line), event)
-        return kept
+            for line in self.client.files.content(file_id).content.split(b"\n"):
+                try:
+                    kept += self._keep(json.loads(line), event) if line.strip() else 0
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    unreadable += 1
+        return kept, unreadable
 
     def _keep(self, line: dict, event: dict) -> bool:
         """Keeps one answer. That a line stands in the output file does not mean that the request went well."""
         key, response = line["custom_id"], line.get("response") or {}
+        if key in self.answers:  # collected before a kill
+            return True
         body = response.get("body") or {}
         if response.get("status_code") == 200:
-            try:
-                answer = read_completion(body, event["model"], self.server, batch=True)
-            except ValueError as error:
-                self.errors[key] = str(error)
-                return False
+            answer = read_completion(body, event["model"], self.server, 0, batch=True)
         else:
             error = (body.get("error") if isinstance(body, dict) else None) or line.get("error") or {}
+            said = plain(f"{response.get('status_code', '')} {error.get('message') or error}", self.client)
             if error.get("code") != "content_filter":
-                self.errors[key] = f"{response.get('status_code', '')} {error.get('message') or error}".strip()[:300]
-                if name := unsupported(error.get("param"), str(error.get("message")), self.dropped):
+                self.errors[key] = said
+                if name := unsupported(error.get("param"), said, self.dropped):
                     self.dropped.add(name)
                 return False
-            answer = Answer(str(error.get("message")), "filtered", 0, 0, event["model"], self.server, True)
+            answer = Answer(said, "filtered", 0, 0, event["model"], self.server, True)
+        answer = answer._replace(text=answer.text.replace(self.client.api_key, "[key]"))
         self.answers.add(key, answer, event["marker"])
         self.errors.pop(key, None)
         return True
@@ -246,11 +246,12 @@ class _Batches:
         """A batch that failed as a whole: smaller ones where it was too much at once, else the end."""
         problems = batch.errors.data if batch.errors and batch.errors.data else []
         said = "; ".join(f"{problem.code}: {problem.message}" for problem in problems) or "no reason given"
-        if any(problem.code == "token_limit_exceeded" for problem in problems) and event["requests"] > 1:
-            self.requests_a_shard = max(1, min(self.requests_a_shard, event["requests"]) // 2)
+        if any(problem.code == "token_limit_exceeded" for problem in problems):
+            self.one_by_one = True
+            self.requests_a_shard = min(self.requests_a_shard, max(1, event["requests"] // 2))
             logger.warning("%s was too much at once: %d requests a batch from now on", batch.id, self.requests_a_shard)
             return
-        raise UserError(f"{batch.id} failed ({said})")
+        raise UserError(plain(f"{batch.id} failed ({said})", self.client))
 
 
 @contextlib.contextmanager
@@ -260,11 +261,10 @@ def _plain_errors(client: openai.OpenAI) -> Iterator[None]:
         yield
     except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
         raise UserError(
-            f"the server has no Batch API for this key ({error.status_code}): use --engine endpoint, or check key and "
-            "OPENAI_BASE_URL"
+            f"{server_of(client)} has no such batch, or no Batch API for this key ({error.status_code}): check key "
+            "and OPENAI_BASE_URL, or use another --engine"
         ) from error
     except openai.APIConnectionError as error:
-        raise UserError(f"no server at {client.base_url}: the same command goes on") from error
+        raise UserError(f"{server_of(client)} cannot be reached: the same command goes on") from error
     except openai.APIError as error:
-        said = " ".join(str(error).split()).replace(client.api_key, "[key]")[:300]
-        raise UserError(f"the Batch API says: {said}; the same command goes on") from error
+        raise UserError(f"the Batch API says: {plain(error, client)}; the same command goes on") from error

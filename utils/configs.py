@@ -120,6 +120,10 @@ class AgreementConfig:
     resamples: int = setting(params.AGREEMENT_RESAMPLES, "bootstrap resamples of the rows")
     seed: int = setting(params.SEED, "seed of the bootstrap")
 
+    def __post_init__(self):
+        if self.resamples < 1 or not 0 < self.confidence < 1:
+            raise ValueError("--resamples wants 1 or more, --confidence a share between 0 and 1")
+
 
 @dataclass
 class CounterfactualConfig(TableConfig):

@@ -102,7 +102,9 @@ def _json_rows(path: Path) -> Iterator[dict[str, str]]:
 def _as_text(value: object) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text.encode()  # half a character, as JSON can hold, could not be written again
+    return text
 
 
 def _parse_line(number: int, line: str) -> object:
@@ -159,11 +161,13 @@ def with_ids(frame: pd.DataFrame, text_column: str) -> pd.DataFrame:
 
 def unique(ids: Iterable[str]) -> Iterator[str]:
     """Each id, with -1, -2 ... after it where it came before."""
-    taken: set[str] = set()
+    counts: dict[str, int] = {}  # id -> how often it was given
     for row_id in ids:
-        candidates = (row_id if n == 0 else f"{row_id}-{n}" for n in itertools.count())
-        new = next(c for c in candidates if c not in taken)
-        taken.add(new)
+        new, n = row_id, counts.get(row_id, 0)
+        while new in counts:
+            new, n = f"{row_id}-{n}", n + 1
+        counts[row_id] = max(n, 1)
+        counts.setdefault(new, 1)
         yield new
 
 
@@ -174,12 +178,21 @@ def row_keys(frame: pd.DataFrame, text_column: str) -> list[str]:
 
 def make_room(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Renames input columns that a stage is about to write: `status` becomes `input_status`. Nothing is lost."""
-    return frame.rename(columns=lambda name: room_for(name, columns))
+    names = list(frame.columns)
+    return frame.rename(columns=dict(zip(names, room_for(names, columns), strict=True)))
 
 
-def room_for(name: str, columns: list[str]) -> str:
-    """What an input column is called beside those that a stage writes."""
-    return f"input_{name}" if name in columns else name
+def room_for(names: list[str], columns: list[str]) -> list[str]:
+    """What input columns are called beside those that a stage writes; no two names are the same."""
+    taken = {*columns, *(name for name in names if name not in columns)}
+    new_names = []
+    for name in names:
+        new = name
+        while name in columns and new in taken:
+            new = f"input_{new}"
+        taken.add(new)
+        new_names.append(new)
+    return new_names
 
 
 def read_pairs(path: str | Path, source: str, target: str, limit: int | None = None) -> list[dict[str, str]]:

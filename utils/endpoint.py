@@ -6,20 +6,18 @@ empty account or a request that the server will never take ends the run at once.
 """
 
 import asyncio
+import contextlib
 import logging
-import os
 import signal
 from collections.abc import Iterator
-from typing import Any
-from urllib.parse import urlparse
 
 import openai
 import tenacity
-from dotenv import load_dotenv
 from tqdm import tqdm
 
 from utils import params
 from utils.answers import Answer, Answers, Request
+from utils.api import adjust, make_client, plain, read_completion, server_of, unsupported
 from utils.configs import AskConfig
 from utils.helpers import UserError
 from utils.pace import Pace, retry_after
@@ -27,33 +25,17 @@ from utils.pricing import Budget
 
 logger = logging.getLogger(__name__)
 
-# what a server may not know, and what it is sent in its place
-ADJUSTABLE = {"max_tokens": "max_completion_tokens", "temperature": None, "seed": None, "response_format": None}
-
 
 class TransientError(Exception):
-    """A fault that may be gone when the request is sent again."""
+    """A fault that may be gone when the request is sent again, after `wait` seconds where the server names them."""
+
+    def __init__(self, said: str, wait: float | None = None):
+        super().__init__(said)
+        self.wait = wait or 0.0
 
 
-def make_client(config: AskConfig, kind: type = openai.AsyncOpenAI) -> openai.AsyncOpenAI | openai.OpenAI:
-    """A client, with key and address from the environment or `.env`.
-
-    Raises:
-        UserError: neither a key nor an address is set.
-    """
-    load_dotenv(params.ROOT / ".env")
-    for old in ("OPEN_AI_TOKEN", "OPEN_AI_KEY"):
-        if os.environ.get(old) and not os.environ.get("OPENAI_API_KEY"):
-            logger.warning("%s is an old name: set OPENAI_API_KEY", old)
-            os.environ["OPENAI_API_KEY"] = os.environ[old]
-    key = os.environ.get("OPENAI_API_KEY")
-    if not key and not os.environ.get("OPENAI_BASE_URL"):
-        raise UserError(
-            "nobody to ask: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server of your own), "
-            "or add --engine transformers for the embedded model"
-        )
-    # a local server asks for no key, but the client does
-    return kind(api_key=key or "none", timeout=config.timeout, max_retries=0 if kind is openai.AsyncOpenAI else 5)
+class RejectedError(Exception):
+    """The server takes other requests, but never this one."""
 
 
 def ask_endpoint(
@@ -90,7 +72,7 @@ class _Run:
     ):
         self.client, self.answers, self.budget, self.total = client, answers, budget, total
         self.bar: tqdm | None = None  # shown from the first answer on
-        self.server = urlparse(str(client.base_url)).netloc
+        self.server = server_of(client)
         self.model, self.most = config.model, config.max_concurrency
         self.under_way: set[str] = set()
         self.errors: dict[str, str] = {}
@@ -100,11 +82,8 @@ class _Run:
 
     async def ask_all(self, requests: Iterator[Request]) -> None:
         self.pace = Pace(self.most)
-        loop = asyncio.get_running_loop()
-        try:
-            loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        except (NotImplementedError, RuntimeError):  # not on Windows, nor outside the main thread
-            pass
+        with contextlib.suppress(RuntimeError):  # outside the main thread Ctrl+C is somebody else's
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt)
         requests = iter(requests)
         await self._work(requests, at_most=1)  # alone: a wrong key costs one refusal, not one per connection
         await asyncio.gather(*(self._work(requests) for _ in range(self.most)))
@@ -134,20 +113,25 @@ class _Run:
                 self.under_way.discard(request.key)
             except StopIteration:
                 return
-            except UserError as error:
+            except Exception as error:  # raised at the end, once the answers under way have come
                 self._stop(error)
 
     async def _ask(self, request: Request) -> None:
         bound = await self._reserve(request)
+        if bound is None:
+            return
         try:
             # an object of its own for every request: it keeps the state of its tries
             answer = await tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(TransientError),
                 stop=tenacity.stop_after_attempt(params.ASK_TRIES),
-                wait=tenacity.wait_random_exponential(multiplier=params.ASK_WAIT, max=params.ASK_WAIT_MOST),
+                wait=_wait,
                 sleep=self.pace.sleep,
                 reraise=True,
             )(self._send, request)
+        except RejectedError as error:
+            self.errors[request.key] = str(error)
+            return
         except TransientError as error:
             self.errors[request.key] = str(error)
             self.given_up += 1
@@ -164,8 +148,11 @@ class _Run:
             self.answers.add(request.key, answer, request.marker)
             self._show()
 
-    async def _reserve(self, request: Request) -> float:
+    async def _reserve(self, request: Request) -> float | None:
+        """The money set aside for a request; None where the run ends meanwhile."""
         while (bound := self.budget.reserve(request)) is None:
+            if self.end:
+                return None
             if not self.budget.under_way:
                 raise UserError(self.budget.say_full())
             await self.pace.sleep(0.02)  # what is under way mostly costs less than it could
@@ -185,103 +172,75 @@ class _Run:
             started = await self.pace.start()
             if started is None:
                 return None
+            own_wait = 0.0
             dropped = frozenset(self.dropped)
+            body = adjust(request.body() | {"model": self.model}, dropped)
             try:
-                body = adjust(request.body() | {"model": self.model}, dropped)
                 data = await self.client.post("/chat/completions", body=body, cast_to=object)
-                answer = read_completion(data, request.model, self.server)
+                answer = read_completion(data, request.model, self.server, request.prompt_bytes)
                 self.pace.succeeded(started)
-                return answer
+                return answer._replace(text=answer.text.replace(self.client.api_key, "[key]"))
             except openai.RateLimitError as error:
                 if error.code == "insufficient_quota":
                     raise UserError("the account has no quota left: add credit, then run the same command") from error
-                self._wait(started, retry_after(error.response.headers))
-            except openai.BadRequestError as error:
-                if error.code == "content_filter":
-                    return Answer(str(error.message), "filtered", 0, 0, request.model, self.server)
-                self._adjust_to(error, dropped)
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-                raise UserError(
-                    f"the server refuses model {request.model} ({error.status_code}): check key and name, "
-                    "and that OPENAI_BASE_URL ends as the server wants it, usually in /v1"
-                ) from error
+                own_wait = self._refused(started, retry_after(error.response.headers, str(error)))
+            except (openai.AuthenticationError, openai.NotFoundError) as error:
+                raise self._wrong_address(error) from error
+            except openai.APITimeoutError as error:
+                self.budget.lost += self.budget.bound(request)  # the server may have answered, and charged
+                raise TransientError(plain(error, self.client)) from error
             except openai.APIConnectionError as error:
                 if type(error.__cause__).__name__ == "ConnectError" and not self.pace.successes:
-                    raise UserError(
-                        f"no server at {self.client.base_url}: check OPENAI_BASE_URL and the network"
-                    ) from error
-                raise TransientError(f"{error} {error.__cause__ or ''}".strip()) from error
-            except (openai.APIStatusError, openai.APIError, ValueError) as error:
+                    raise UserError(f"no server at {self.server}: check OPENAI_BASE_URL and the network") from error
+                self.budget.lost += self.budget.bound(request)
+                raise TransientError(plain(f"{error} {error.__cause__ or ''}", self.client)) from error
+            except (openai.APIError, ValueError) as error:
                 status = getattr(error, "status_code", 0)
-                if 400 <= status < 500 and status not in (408, 409):
-                    self._adjust_to(error, dropped)
-                else:
-                    raise TransientError(self._clean(error)) from error
+                if not 400 <= status < 500 or status in (408, 409):
+                    headers = error.response.headers if status else {}
+                    raise TransientError(plain(error, self.client), retry_after(headers)) from error
+                if error.code == "content_filter":
+                    return Answer(plain(error, self.client), "filtered", 0, 0, request.model, self.server)
+                self._adjust_to(error, dropped)
             finally:
                 self.pace.end()
+            await self.pace.sleep(own_wait)
 
-    def _wait(self, started: float, seconds: float | None) -> None:
+    def _wrong_address(self, error: openai.APIStatusError) -> UserError:
+        return UserError(
+            f"the server refuses model {self.model} ({error.status_code}): check key and name, "
+            "and that OPENAI_BASE_URL ends as the server wants it, usually in /v1"
+        )
+
+    def _refused(self, started: float, seconds: float | None) -> float:
         if (seconds or 0) > params.ASK_PATIENCE or self.pace.since_success() > params.ASK_PATIENCE:
             asked = "" if seconds is None else f" and asks to wait {seconds:.0f} seconds"
             raise UserError(f"{self.server} refuses every request (429){asked}: run the same command later to go on")
-        self.pace.refused(started, seconds)
+        return self.pace.refused(started, seconds)
 
     def _adjust_to(self, error: openai.APIStatusError, dropped: frozenset[str]) -> None:
-        """Leaves out the parameter that the server does not take. Raises UserError where that is not the trouble."""
+        """Leaves out the parameter that the server does not take, where that is the trouble.
+
+        Raises:
+            RejectedError: the server has taken other requests: this one is too long, or not allowed.
+            UserError: it has taken none yet.
+        """
         if dropped != self.dropped:  # another request has found out meanwhile
             return
+        if self.pace.successes:
+            raise RejectedError(plain(error, self.client)) from error
+        if isinstance(error, openai.PermissionDeniedError):
+            raise self._wrong_address(error) from error
         name = unsupported(error.param, str(error.message), self.dropped)
         if name is None:
             raise UserError(
-                f"the server rejects the request ({self._clean(error)}): it must take the chat messages of this "
-                "stage; try another --model"
+                f"the server rejects the request ({plain(error, self.client)}): it must take the chat messages of "
+                "this stage; try another --model"
             ) from error
         self.dropped.add(name)
 
-    def _clean(self, error: Exception) -> str:
-        """What an error says, in one line, without the key that a server may repeat."""
-        said = str(error)
-        if isinstance(error, openai.APIStatusError):  # a body of another form than OpenAI's is not in its message
-            known = isinstance(error.body, dict) and error.body.get("message")
-            said = f"{error.status_code}: {known or error.response.text}"
-        return " ".join(said.split()).replace(self.client.api_key, "[key]")[:300]
 
-
-def unsupported(param: str | None, message: str, dropped: set[str]) -> str | None:
-    """The parameter that a server complains of, if it can be left out and was not yet."""
-    for name in ADJUSTABLE:
-        if name not in dropped and (param == name or f"'{name}'" in message):
-            instead = ADJUSTABLE[name]
-            logger.warning("the server does not take %s: %s", name, f"sent as {instead}" if instead else "left out")
-            return name
-    return None
-
-
-def adjust(body: dict[str, Any], dropped: set[str]) -> dict[str, Any]:
-    """A request without the parameters that the server does not take; the answer is checked here in any case."""
-    for name in dropped & set(body):
-        value = body.pop(name)
-        if ADJUSTABLE[name]:
-            body[ADJUSTABLE[name]] = value
-    return body
-
-
-def read_completion(data: Any, by: str, server: str, batch: bool = False) -> Answer:
-    """The answer in the body of a chat completion.
-
-    Raises:
-        ValueError: the body is none, whatever its status was.
-    """
-    try:
-        choice, usage = data["choices"][0], data.get("usage") or {}
-        message = choice["message"]
-        refusal, content = message.get("refusal"), message.get("content")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"the server sent something else than a chat completion: {str(data)[:200]}") from error
-    end = "length" if choice.get("finish_reason") == "length" else "stop"
-    if choice.get("finish_reason") == "content_filter":
-        end = "filtered"
-    elif refusal:
-        end, content = "refused", refusal
-    text = content if isinstance(content, str) else ""
-    return Answer(text, end, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0, by, server, batch)
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Seconds before the next try: random and longer each time, and never less than the server asks for."""
+    random_wait = tenacity.wait_random_exponential(multiplier=params.ASK_WAIT, max=params.ASK_WAIT_MOST)(state)
+    return max(random_wait, min(state.outcome.exception().wait, params.ASK_PATIENCE))

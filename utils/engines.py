@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from utils import params
-from utils.answers import Answer, Answers, Request
+from utils.answers import IN_PROCESS, Answer, Answers, Request
 from utils.configs import AskConfig, GenerationConfig
 from utils.helpers import set_seed
-from utils.pricing import Budget, Price, find_price
+from utils.pricing import Budget, read_prices
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,9 @@ def model_name(config: AskConfig) -> str:
     return Path(name).name if Path(name).is_dir() else name
 
 
-def model_price(config: AskConfig) -> Price | None:
-    return Price(0.0, 0.0, "") if config.engine == "transformers" else find_price(config.model, config.prices)
+def open_budget(config: AskConfig, answers: Answers) -> Budget:
+    how = {"endpoint": "live", "batch": "batch", "transformers": IN_PROCESS}[config.engine]
+    return Budget(read_prices(config.prices), config.model, how, config.max_cost, answers)
 
 
 def open_engine(config: AskConfig) -> Ask:
@@ -63,14 +64,16 @@ def _in_process(config: AskConfig) -> Ask:
     loaded = []
 
     def ask(requests, answers, budget, total) -> dict[str, str]:
-        errors = {}
-        fresh = (request for request in requests if request.key not in answers)
+        errors: dict[str, str] = {}
+        seen: set[str] = set()
+        fresh = (r for r in requests if r.key not in answers and not (r.key in seen or seen.add(r.key)))
         while chunk := list(itertools.islice(fresh, CHUNK)):
             if not loaded:
                 from utils.generation import generate
 
                 loaded.extend((load_tokenizer(ref), load_model(ref, config.quantization), generate))
             tokenizer, model, generate = loaded
+            seen.clear()  # their answers are kept from here on
             set_seed(chunk[0].seed)
             for reply in generate(model, tokenizer, [request.messages for request in chunk], settings):
                 request = chunk[reply.index]
@@ -78,7 +81,7 @@ def _in_process(config: AskConfig) -> Ask:
                     errors[request.key] = f"the prompt has {reply.prompt_tokens} tokens, at most {PROMPT_TOKENS}"
                     continue
                 end = "stop" if reply.status == "ok" else "length"
-                answer = Answer(reply.text, end, reply.prompt_tokens, reply.tokens, request.model, "in process")
+                answer = Answer(reply.text, end, reply.prompt_tokens, reply.tokens, request.model, IN_PROCESS)
                 answers.add(request.key, answer, request.marker)
         return errors
 

@@ -13,24 +13,36 @@ from utils.data import read_table, require_columns
 from utils.helpers import UserError
 
 _PERSONS = (
-    "person people man men woman women boy boys girl girls guy guys kid kids child children teenager teenagers "
-    "youth youths adult adults family families parent parents couple couples student students pupil pupils teacher "
-    "teachers nurse nurses doctor doctors driver drivers worker workers colleague colleagues employee employees "
-    "manager managers neighbour neighbours neighbor neighbors tenant tenants applicant applicants candidate "
-    "candidates customer customers resident residents voter voters immigrant immigrants migrant migrants shopkeeper "
-    "shopkeepers lad lads community communities household households owner owners player players officer officers "
-    "mother mothers father fathers"
+    "adult adults applicant applicants boy boyfriend boys brother brothers candidate candidates child children "
+    "colleague colleagues communities community couple couples coworker coworkers customer customers dad daughter "
+    "daughters doctor doctors driver drivers employee employees families family father fathers female females "
+    "friend friends gentleman gentlemen girl girlfriend girls grandfather grandmother guy guys household "
+    "households husband husbands immigrant immigrants kid kids lad ladies lads lady male males man manager "
+    "managers men migrant migrants mom mother mothers neighbor neighbors neighbour neighbours nurse nurses "
+    "officer officers owner owners parent parents people person player players pupil pupils resident residents "
+    "shopkeeper shopkeepers sister sisters son sons student students teacher teachers teenager teenagers tenant "
+    "tenants voter voters wife wives woman women worker workers youth youths"
 ).split()
 _NOT_OWNED = (
     # words that follow a pronoun which owns nothing: told her to, a friend of his when
-    "a about above after again against all alone along although an and any anyway are as at away back because been "
-    "before behind below beside but by can cannot could did do does down during each either else even every "
-    "everything for from had has have here how if in inside into is it just last like may maybe might more much "
-    "must near never next nor not nothing now of off on once only or our out outside over please right she should "
-    "since so some something soon still than that the their them then there these they this those though through to "
-    "today together tomorrow too tonight twice under unless until up very was we were what when where whether which "
-    "while who why will with without would yesterday yet you your"
+    "a about above after again against all alone along although an and any anyway are as at away back because "
+    "been before behind below beside but by can cannot could did do does down during everything for from had has "
+    "have here how if in into is it may maybe might must never nor not nothing of off on or our out over please "
+    "she should since so some something soon than that the their them then there these they this those though "
+    "through to today together tomorrow tonight twice under unless until up was we were what when where whether "
+    "which while who why will with without would yesterday yet you your"
 ).split()
+_TAKES_OBJECT = (
+    # before "her" and a further word these make two readings: called her lazy, called her sister
+    "ask asked asking bring brought bought buy call called calling calls feel felt find found gave get give given "
+    "gives giving got hear heard help helped helping helps hold keep keeps kept leave left lend lent let lets "
+    "letting made make makes making notice noticed offer offered owe owed paid pay paying pays promise promised "
+    "saw see seeing seen sees send sent show showed shown teach taught tell telling tells think thought told want "
+    "wanted wants watch watched wish"
+).split()
+_OF_ONE_SEX = (
+    r"\b(pregnan\w*|breastfe\w*|menstruat\w*|menopaus\w*|womb|prostate|beard\w*|moustache|miscarriage|uterus)\b"
+)
 _PRONOUNS = {  # subject, object, before a noun, alone, reflexive
     "he": ("he", "him", "his", "his", "himself"),
     "she": ("she", "her", "her", "hers", "herself"),
@@ -73,6 +85,19 @@ def find_group(text: str, groups: list[Group]) -> list[Group]:
     return [group for group in groups if _pattern(group).search(text)]
 
 
+def cannot_follow(text: str, group: Group) -> str | None:
+    """What in a text would not fit once the pronouns of `group` are swapped; None if nothing is seen."""
+    if not group.pronoun:
+        return None
+    if found := re.search(_OF_ONE_SEX, text, re.IGNORECASE):
+        return f"{found[0].lower()} fits one group only"
+    if group.pronoun == "she":
+        for found in re.finditer(r"\b(\w+)\s+her\s+([\w'-]+)", text, re.IGNORECASE):
+            if found[1].lower() in _TAKES_OBJECT and found[2].lower() not in _NOT_OWNED:
+                return f"her in {found[0]!r} may be him or his"
+    return None
+
+
 def left_over(swapped: str, group: Group) -> str | None:
     """A word for the group that still stands in a swapped text: it was beside no person ("she is black")."""
     words = [form.removesuffix(" PERSON") for form in group.forms if form.endswith(" PERSON")]
@@ -81,7 +106,7 @@ def left_over(swapped: str, group: Group) -> str | None:
 
 def names_someone(text: str, given_names: frozenset[str]) -> bool:
     """Whether a common given name stands in a text: a name keeps its gender where the pronouns change."""
-    return not given_names.isdisjoint(re.findall(r"[A-Z][a-z]+", text.title() if text.islower() else text))
+    return not given_names.isdisjoint(re.findall(r"[A-Z][a-z]+", text))
 
 
 def swap(text: str, group: Group, other: Group) -> str:
@@ -90,6 +115,7 @@ def swap(text: str, group: Group, other: Group) -> str:
     def replace(match: re.Match) -> str:
         found = match["term"]
         new = _counterpart(found, text[match.end() :], group, other)
+        new += _possessive(match["own"] or "", new, found)
         if found.isupper() and len(found) > 1:
             new = new.upper()
         elif found[0].isupper() and (_begins_sentence(text[: match.start("term")]) or not _is_proper(found, group)):
@@ -119,6 +145,13 @@ def _pronoun_place(found: str, rest: str, pronoun: str) -> int:
     return 2 if owns else next(place for place in places if place != 2)
 
 
+def _possessive(own: str, new: str, found: str) -> str:
+    """ "'s" or "'" after a noun, by whether the new one is a plural; what follows a pronoun ("he's") stays."""
+    if not own or found.lower() in {form for forms in _PRONOUNS.values() for form in forms}:
+        return own
+    return own[0] if new.endswith("s") and not new.endswith("ss") else own[0] + "s"
+
+
 def _begins_sentence(before: str) -> bool:
     return before.strip() == "" or before.rstrip("\"'([“‘ ")[-1:] in ".!?\n"
 
@@ -146,4 +179,7 @@ def _pattern(group: Group) -> re.Pattern:
     ]
     if group.pronoun:
         terms += sorted(set(_PRONOUNS[group.pronoun]), key=len, reverse=True)
-    return re.compile(rf"(?:\b(?P<article>an?\s+))?\b(?P<term>{'|'.join(terms)})\b(?!['’]?-)", re.IGNORECASE)
+    return re.compile(
+        rf"(?:\b(?P<article>an?\s+))?\b(?P<term>{'|'.join(terms)})\b(?!-)(?P<own>['’]s\b|(?<=s)['’](?!\w))?",
+        re.IGNORECASE,
+    )

@@ -22,9 +22,11 @@ _SIGNS = {
     "override": r"\b(ignore|disregard|forget|override)\b.{0,40}\b(above|previous|prior|instruction|guideline|prompt)",
     "role": r"^\W*(system|assistant|developer|user)\s*:|\bnew instruction|\byour task has changed",
     "template": r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>|^#{2,}\s*(end|instruction|response)",
-    "label": r"\b(bias|toxicity|sentiment|harm)\b\"?\s*(:|=|\bis\b)?\s*\"?(no|yes|mild|high|low|medium|neutral)\b",
-    "annotator": r"\b(annotator|whoever (labels|annotates)|language model|as an ai)\b",
-    "invisible": "[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]",
+    "label": r"\b(bias|toxicity|sentiment|harm)\b(\"?\s*[:=]\s*\"?|\s+is\s+|\s+\")(no|yes|mild|high|low|medium)\b"
+    r"|\bbias (no|yes)\b",
+    "annotator": r"\b(annotator|whoever (labels|annotates)|language model)\b",
+    # not the joiners that emoji and Persian need
+    "invisible": "[\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0020-\U000e007f]",
 }
 _PATTERNS = {name: re.compile(sign, re.IGNORECASE | re.MULTILINE | re.DOTALL) for name, sign in _SIGNS.items()}
 
@@ -34,8 +36,8 @@ def signs(text: str) -> list[str]:
     return [name for name, pattern in _PATTERNS.items() if pattern.search(text)]
 
 
-def choose(rows: Iterable[tuple[str, str]], count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` rows drawn at random, without holding the others (reservoir sampling): (text, its label)."""
+def choose(rows: Iterable[tuple[str, dict]], count: int, seed: int) -> list[tuple[str, dict]]:
+    """`count` of (text, annotated row) drawn at random, without holding the others (reservoir sampling)."""
     draw, kept = random.Random(seed), []
     for position, row in enumerate(rows):
         if position < count:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,16 +13,18 @@ GROWTH = 1.02  # per second without refusals
 RECOVERY = 2.0  # the same below what the server may well let through: after refusals that say nothing of its limit
 WINDOW = 2.0  # seconds over which the throughput is measured
 PAUSE = 0.5  # seconds after a refusal that names no time
+LAST, TOLERATED = 100, 8  # so many refusals among the last answers are no burst: busy servers refuse at random
 
 
 class Pace:
     """Lets requests start while fewer than `limit` are under way, and adapts `limit` to refusals (status 429).
 
     The limit begins at the most that is allowed. A burst of refusals cuts it once: to a little less than what the
-    server has let through lately, by Little's law (concurrency = throughput x latency). Then it grows slowly. A burst
-    without a success before it (the quota was used up when we came) says nothing of the limit: it is halved, but not
-    below 1, and recovers fast. Below the most, starts are also spread evenly, `limit` in the time of one answer: on a
-    fast server even one request under way can be too many, so the limit may fall below 1.
+    server has let through lately, by Little's law (concurrency = throughput x latency). Then it grows slowly. Single
+    refusals change nothing. A burst without a success before it (the quota was used up when we came) says nothing of
+    the limit: it is halved, but not below 1, and recovers fast. Below the most, starts are also spread evenly, `limit`
+    in the time of one answer: on a fast server even one request under way can be too many, so the limit may fall
+    below 1.
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic):
@@ -33,6 +36,7 @@ class Pace:
         self._gate, self._freed, self._stopped = asyncio.Lock(), asyncio.Event(), asyncio.Event()
         self._next_start = self._last_change = self._last_cut = self._last_success = clock()
         self._recent: deque[float] = deque(maxlen=10_000)  # times of successes
+        self._outcomes: deque[bool] = deque(maxlen=LAST)  # True: refused; since the last cut
 
     def stop(self) -> None:
         """Nobody waits any longer, and nobody starts."""
@@ -41,6 +45,7 @@ class Pace:
 
     async def sleep(self, seconds: float) -> None:
         """Waits, but not after `stop`."""
+        await asyncio.sleep(0)  # lets others run also where there is nothing to wait for
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
 
@@ -84,23 +89,34 @@ class Pace:
         self.successes += 1
         self._last_success = now
         self._recent.append(now)
+        self._outcomes.append(False)
 
-    def refused(self, started: float, retry_after: float | None) -> None:
-        """The server refused a request begun at `started`, and asks to wait `retry_after` seconds."""
+    def refused(self, started: float, retry_after: float | None) -> float:
+        """The server refused a request begun at `started`, and asks to wait `retry_after` seconds.
+
+        Returns:
+            Seconds that this request has to wait by itself.
+        """
         self.refusals += 1
         now = self._clock()
-        self._next_start = max(self._next_start, now + (PAUSE if retry_after is None else retry_after))
+        wait = PAUSE if retry_after is None else retry_after
         if started <= self._last_cut:  # sent before the last cut: of the same burst
-            return
-        since = max(now - WINDOW, self._last_cut)
+            return 0.0
+        self._outcomes.append(True)
+        if sum(self._outcomes) <= TOLERATED:
+            return wait
+        self._outcomes.clear()
+        self._next_start = max(self._next_start, now + wait)  # nobody starts before
+        since = now - WINDOW
         lately = sum(1 for success in self._recent if success > since)
         if lately:
-            sustained = lately / max(now - since, self.latency) * self.latency
+            sustained = lately / WINDOW * self.latency
             # at least half: what was let through is badly measured at the start, and grows back slowly if underrated
             self.limit = self.likely = max(CUT * min(self.limit, sustained), self.limit / 2)
         else:
             self.limit = max(self.limit / 2, min(self.limit, 1.0))
         self._last_cut = self._last_change = now
+        return 0.0
 
     def _grow(self) -> None:
         now = self._clock()
@@ -112,9 +128,14 @@ class Pace:
         self._last_change = now
 
 
-def retry_after(headers, now: float | None = None) -> float | None:
-    """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date; None if neither
-    is there or can be read. `now`: seconds since 1970."""
+def retry_after(headers, message: str = "", now: float | None = None) -> float | None:
+    """Seconds that a server asks to wait; None where it names none that can be read.
+
+    Args:
+        headers: with `retry-after-ms`, or `Retry-After` in seconds or as a date.
+        message: of the error, where the headers say nothing: "... try again in 1m2.5s".
+        now: seconds since 1970.
+    """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             seconds = float(headers[name]) * unit
@@ -122,8 +143,10 @@ def retry_after(headers, now: float | None = None) -> float | None:
             continue
         if 0 <= seconds < float("inf"):
             return seconds
-    try:
+    with contextlib.suppress(KeyError, ValueError):
         date = parsedate_to_datetime(headers["retry-after"])
-    except (KeyError, ValueError):
-        return None
-    return max(0.0, date.timestamp() - (time.time() if now is None else now))
+        return max(0.0, date.timestamp() - (time.time() if now is None else now))
+    said = re.search(r"try again in ((?:[\d.]+(?:ms|h|m|s))+)", message)
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", said[1]) if said else []
+    return sum(float(number) * units[unit] for number, unit in parts) if parts else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import params
-from utils.answers import Answers, Request
+from utils.answers import IN_PROCESS, Answers, Request
 from utils.data import read_table, require_columns
 from utils.helpers import UserError
 
@@ -27,8 +27,11 @@ class Price:
         return dollars * params.BATCH_PRICE if batch else dollars
 
 
-def find_price(model: str, path: str | Path) -> Price | None:
-    """The price of `model`, or of the model whose dated release it is (`gpt-4o-mini-2024-07-18`); None if unlisted.
+FREE = Price(0.0, 0.0, "")
+
+
+def read_prices(path: str | Path) -> dict[str, Price]:
+    """Reads a table of prices.
 
     Raises:
         UserError: the table cannot be read, or holds something that is no price.
@@ -36,14 +39,18 @@ def find_price(model: str, path: str | Path) -> Price | None:
     table = read_table(path)
     columns = ["model", "input_usd_per_mtok", "output_usd_per_mtok", "as_of"]
     require_columns(table, columns, path, "--prices")
-    undated = re.sub(r"-\d{4}-\d{2}-\d{2}$", "", model)
+    prices = {}
     for name, into, out, as_of in table[columns].itertuples(index=False):
-        if name in (model, undated):
-            try:
-                return Price(float(into), float(out), as_of)
-            except ValueError as error:
-                raise UserError(f"{path}: the price of {name} is not a number: {into}, {out}") from error
-    return None
+        try:
+            prices[name] = Price(float(into), float(out), as_of)
+        except ValueError as error:
+            raise UserError(f"{path}: the price of {name} is not a number: {into}, {out}") from error
+    return prices
+
+
+def find_price(model: str, prices: dict[str, Price]) -> Price | None:
+    """The price of `model`, or of the model whose dated release it is (`gpt-4o-mini-2024-07-18`); None if unlisted."""
+    return prices.get(model) or prices.get(re.sub(r"-\d{4}-\d{2}-\d{2}$", "", model))
 
 
 class Budget:
@@ -53,53 +60,67 @@ class Budget:
     `max_tokens` those of the answer.
     """
 
-    def __init__(self, price: Price | None, most: float | None, answers: Answers, batch: bool = False):
+    def __init__(self, prices: dict[str, Price], model: str, how: str, most: float | None, answers: Answers):
         """
         Args:
-            price: of the model asked; None: unknown.
+            prices: by model.
+            model: which one is asked.
+            how: live, batch (half the price) or in process (free).
             most: US dollars, `--max_cost`; None: no limit.
             answers: kept answers, which say what was spent so far.
 
         Raises:
             UserError: a limit without a price.
         """
-        if most is not None and price is None:
+        self.prices, self.how, self.most, self.answers = prices, how, most, answers
+        self.price = FREE if how == IN_PROCESS else find_price(model, prices)
+        if most is not None and self.price is None:
             raise UserError("--max_cost needs the price of the model: add it to a table and name that with --prices")
-        self.price, self.most, self.answers, self.batch = price, most, answers, batch
         self.reserved, self.under_way = 0.0, 0
+        self.lost = 0.0  # at most this much went into answers that never arrived
         self.full = ""  # what to tell the user, once the next request does not fit
 
     def spent(self) -> float | None:
-        """US dollars so far; None where the price is unknown."""
-        if self.price is None:
-            return None
-        return sum(
-            self.price.cost(tokens if side == "in" else 0, tokens if side == "out" else 0, batch)
-            for (_, batch, side), tokens in self.answers.spent.items()
-        )
+        """US dollars for all kept answers; None where no price of theirs is known."""
+        known = [self._cost(key, tokens) for key, tokens in self.answers.spent.items()]
+        known = [cost for cost in known if cost is not None]
+        return sum(known) if known or self.price else None
+
+    def _cost(self, key: tuple[str, str, str], tokens: int) -> float | None:
+        model, how, side = key
+        price = FREE if how == IN_PROCESS else find_price(model, self.prices)
+        return price and price.cost(tokens * (side == "in"), tokens * (side == "out"), how == "batch")
+
+    def bound(self, request: Request) -> float:
+        """The most that a request can cost: no token is less than a byte."""
+        if self.most is None:
+            return 0.0
+        bytes_in = len(json.dumps(request.body()).encode())
+        return self.price.cost(bytes_in, request.max_tokens, self.how == "batch")
 
     def reserve(self, request: Request) -> float | None:
         """Sets aside the most that `request` can cost; None where that does not fit."""
-        if self.most is None:
-            return 0.0
-        bound = self.price.cost(len(json.dumps(request.body()).encode()), request.max_tokens, self.batch)
-        if self.spent() + self.reserved + bound > self.most:
+        bound = self.bound(request)
+        if self.most is not None and self.spent() + self.lost + self.reserved + bound > self.most:
             return None
         self.reserved += bound
         self.under_way += 1
         return bound
 
-    def say_full(self) -> str:
-        return (
-            f"--max_cost {self.most:g} is reached: {self.spent():.4f} US dollars are spent on this output, and the "
-            "next request might not fit; the same command with a higher one goes on"
-        )
-
     def release(self, bound: float) -> None:
         """The request has ended: what it cost stands in the answers now."""
-        if self.most is not None:
-            self.under_way -= 1
-            self.reserved = self.reserved - bound if self.under_way else 0.0
+        self.under_way -= 1
+        self.reserved = self.reserved - bound if self.under_way else 0.0
+
+    def release_all(self) -> None:
+        self.reserved, self.under_way = 0.0, 0
+
+    def say_full(self) -> str:
+        lost = f", up to {self.lost:.4f} on answers that never arrived" if self.lost else ""
+        return (
+            f"--max_cost {self.most:g} is reached: {self.spent():.4f} US dollars are spent on this output{lost}, and "
+            "the next request might not fit; the same command with a higher one goes on"
+        )
 
 
 def say_estimate(requests: int, prompt_chars: int, answer_chars: int, budget: Budget) -> str:
@@ -119,7 +140,7 @@ def say_estimate(requests: int, prompt_chars: int, answer_chars: int, budget: Bu
         return f"{sentence}; the price of the model is in no table: see --prices"
     if not price.as_of:  # in process
         return sentence
-    dollars = price.cost(tokens_in, tokens_out, budget.batch)
+    dollars = price.cost(tokens_in, tokens_out, budget.how == "batch")
     return f"{sentence}, {dollars:.4f} US dollars at the prices of {price.as_of}"
 
 

@@ -107,11 +107,11 @@ ANNOTATE_PROMPTS: dict[str, tuple[str, type[BaseModel]]] = {
     ),
     "analysis-1": (
         f"You rewrite biased texts. {_ANALYSIS_TASK}\n\n{{guideline}}{_AS_DATA}"
-        '{{"analysis": "...", "debiased_text": "..."}}',
+        '{{"analysis": ..., "debiased_text": ...}}',
         AnalysedRewriting,
     ),
     "rewrite-1": (
-        f"You rewrite biased texts. {_REWRITE_TASK}\n\n{{guideline}}{_AS_DATA}" + '{{"debiased_text": "..."}}',
+        f"You rewrite biased texts. {_REWRITE_TASK}\n\n{{guideline}}{_AS_DATA}" + '{{"debiased_text": ...}}',
         Rewriting,
     ),
 }
@@ -135,8 +135,11 @@ def ask_again(messages: list[dict[str, str]], reply: str, problem: str) -> list[
     ]
 
 
-def parse_answer(reply: str, schema: type[BaseModel]) -> BaseModel:
+def parse_answer(reply: str, schema: type[BaseModel], text: str = "") -> BaseModel:
     """Reads the JSON object in a reply, also where a code fence or a sentence stands around it.
+
+    Args:
+        text: what was annotated: an object that is quoted from it is no answer.
 
     Raises:
         ValueError: no object, more than one that fits the schema and says something else, a name that stands twice in
@@ -151,7 +154,9 @@ def parse_answer(reply: str, schema: type[BaseModel]) -> BaseModel:
         try:
             value, end = _STRICT_JSON.raw_decode(reply, position)
             answer = schema.model_validate(value)
-            if answer not in found:
+            if reply[position:end] in text:
+                problem = ValueError("the object is quoted from the text")
+            elif answer not in found:
                 found.append(answer)
         except ValidationError as error:
             problem = ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]))

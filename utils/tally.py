@@ -55,14 +55,16 @@ class Tally:
         counted = ("flagged", "asked_again", "invented_words")
         record = {"statuses": dict(self.counts())} | {name: getattr(self, name) for name in counted}
         if len(groups) > 1:
-            record["by_group"] = {group: dict(self.counts(group)) for group in groups}
+            record["by_group"] = {g: {"statuses": dict(self.counts(g)), "labels": self._labels(g)} for g in groups}
+        return record | {"labels": self._labels(None)}
+
+    def _labels(self, group: str | None) -> dict:
         asked = {label for _, label, _ in self.labels}
-        record["labels"] = {
-            label: {value: self.shares(label, value) for value in scale}
+        return {
+            label: {value: self.shares(label, value, group) for value in scale}
             for label, scale in SCALES.items()
             if label in asked
         }
-        return record
 
     def sentence(self) -> str:
         """What became of the rows, in one line."""

@@ -1,0 +1,101 @@
+"""What utils/endpoint.py and utils/batch.py share: the client, what servers differ in, and how their answers read."""
+
+import logging
+import os
+from typing import Any
+from urllib.parse import urlparse
+
+import openai
+from dotenv import load_dotenv
+
+from utils import params
+from utils.answers import Answer
+from utils.configs import AskConfig
+from utils.helpers import UserError
+
+logger = logging.getLogger(__name__)
+
+# what a server may not know, and what it is sent in its place
+ADJUSTABLE = {"max_tokens": "max_completion_tokens", "temperature": None, "seed": None, "response_format": None}
+
+
+def make_client(config: AskConfig, kind: type = openai.AsyncOpenAI) -> openai.AsyncOpenAI | openai.OpenAI:
+    """A client, with key and address from the environment or `.env`.
+
+    Raises:
+        UserError: neither a key nor an address is set, or the key cannot be one.
+    """
+    load_dotenv(params.ROOT / ".env")
+    for old in ("OPEN_AI_TOKEN", "OPEN_AI_KEY"):
+        if os.environ.get(old) and not os.environ.get("OPENAI_API_KEY"):
+            logger.warning("%s is an old name: set OPENAI_API_KEY", old)
+            os.environ["OPENAI_API_KEY"] = os.environ[old]
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key and not os.environ.get("OPENAI_BASE_URL"):
+        raise UserError(
+            "nobody to ask: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server of your own), "
+            "or add --engine transformers for the embedded model"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise UserError("OPENAI_API_KEY holds a character that no key has: set it again")
+    # a local server asks for no key, but the client does
+    return kind(api_key=key or "none", timeout=config.timeout, max_retries=0 if kind is openai.AsyncOpenAI else 5)
+
+
+def server_of(client: openai.AsyncOpenAI | openai.OpenAI) -> str:
+    """Host and port; a user name or password in the address is not repeated."""
+    return urlparse(str(client.base_url)).netloc.rpartition("@")[2]
+
+
+def plain(error: Exception | str, client: openai.AsyncOpenAI | openai.OpenAI) -> str:
+    """What an error says, in one line, without the key that a server may repeat."""
+    said = str(error)
+    if isinstance(error, openai.APIStatusError):  # a body of another form than OpenAI's is not in its message
+        known = isinstance(error.body, dict) and error.body.get("message")
+        said = f"{error.status_code}: {known or error.response.text}"
+    return " ".join(said.split()).replace(client.api_key, "[key]")[:300]
+
+
+def unsupported(param: str | None, message: str, dropped: set[str]) -> str | None:
+    """The parameter that a server complains of, if it can be left out and was not yet."""
+    for name in ADJUSTABLE:
+        if name not in dropped and (param == name or f"'{name}'" in message):
+            instead = ADJUSTABLE[name]
+            logger.warning("the server does not take %s: %s", name, f"sent as {instead}" if instead else "left out")
+            return name
+    return None
+
+
+def adjust(body: dict[str, Any], dropped: set[str]) -> dict[str, Any]:
+    """A request without the parameters that the server does not take; the answer is checked here in any case."""
+    for name in dropped & set(body):
+        value = body.pop(name)
+        if ADJUSTABLE[name]:
+            body[ADJUSTABLE[name]] = value
+    return body
+
+
+def read_completion(data: Any, by: str, server: str, prompt_bytes: int, batch: bool = False) -> Answer:
+    """The answer in the body of a chat completion.
+
+    Args:
+        by: the model as asked for.
+        prompt_bytes: size of the prompt: where a server counts no tokens, the most there can be are taken.
+
+    Raises:
+        ValueError: the body is none, whatever its status was.
+    """
+    try:
+        choice, message = data["choices"][0], data["choices"][0]["message"]
+        refusal, content, finish = message.get("refusal"), message.get("content"), choice.get("finish_reason")
+        usage = data.get("usage") or {}
+        tokens = [usage.get(side) for side in ("prompt_tokens", "completion_tokens")]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"the server sent something else than a chat completion: {str(data)[:200]}") from error
+    text = content if isinstance(content, str) else ""
+    end = {"length": "length", "content_filter": "filtered"}.get(finish, "stop")
+    if refusal and end != "filtered":
+        end, text = "refused", str(refusal)
+    bounds = [prompt_bytes, len(text.encode("utf-8", "replace"))]
+    tokens_in, tokens_out = (n if type(n) is int and n >= 0 else most for n, most in zip(tokens, bounds, strict=True))
+    return Answer(text, end, tokens_in, tokens_out, by, server, batch)
