@@ -93,7 +93,13 @@ class FaultServer:
         return self
 
     def __exit__(self, *_):
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        def stop():
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.loop.call_soon(self.loop.stop)
+
+        self.loop.call_soon_threadsafe(stop)
+        self.thread.join()
 
     async def start(self, port: int = 0):
         self.server = await asyncio.get_running_loop().create_server(lambda: Connection(self), "127.0.0.1", port)

@@ -222,6 +222,24 @@ def test_two_runs_on_one_output_do_not_pay_twice(ask, tmp_path):
     first.close()
 
 
+def test_a_key_that_is_repeated_is_hidden_and_a_placeholder_is_no_secret(ask, monkeypatch):
+    chat = FaultServer.chat
+
+    def repeats(self, request, text):
+        status, body = chat(self, request, text)
+        body["choices"][0]["message"]["content"] = f"none of {KEY}"
+        return status, body
+
+    monkeypatch.setattr(FaultServer, "chat", repeats)
+    _, answers, _ = ask(Faults(), ["useless"])
+    assert "none of [key]" in answers.path.read_text()
+    monkeypatch.setattr(FaultServer, "env", property(lambda self: {
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{self.port}/v1", "OPENAI_API_KEY": "none"}))  # fmt: skip
+    monkeypatch.setattr(FaultServer, "chat", chat)
+    _, answers, _ = ask(Faults(), ["useless and [mumble]"])
+    assert "[key]" not in answers.path.read_text().splitlines()[-1]
+
+
 @pytest.mark.parametrize("key", ["canary-key-123\n", " canary-key-123\r\n"])
 def test_a_key_with_a_line_end_is_used_without_it(ask, monkeypatch, key):
     monkeypatch.setattr(FaultServer, "env", property(lambda self: {

@@ -47,13 +47,18 @@ def server_of(client: openai.AsyncOpenAI | openai.OpenAI) -> str:
     return urlparse(str(client.base_url)).netloc.rpartition("@")[2]
 
 
+def redact(text: str, client: openai.AsyncOpenAI | openai.OpenAI) -> str:
+    """Text of a server, which may repeat the key. What is short ("none", "EMPTY") is no secret, and may be a word."""
+    return text.replace(client.api_key, "[key]") if len(client.api_key) >= params.SECRET_CHARS else text
+
+
 def plain(error: Exception | str, client: openai.AsyncOpenAI | openai.OpenAI) -> str:
     """What an error says, in one line, without the key that a server may repeat."""
     said = str(error)
     if isinstance(error, openai.APIStatusError):  # a body of another form than OpenAI's is not in its message
         known = isinstance(error.body, dict) and error.body.get("message")
         said = f"{error.status_code}: {known or error.response.text}"
-    return " ".join(said.split()).replace(client.api_key, "[key]")[:300]
+    return redact(" ".join(said.split()), client)[:300]
 
 
 def unsupported(param: str | None, message: str, dropped: set[str]) -> str | None:

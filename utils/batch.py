@@ -18,7 +18,7 @@ from openai.types import Batch
 
 from utils import params
 from utils.answers import Answer, Answers, Request
-from utils.api import adjust, make_client, plain, read_completion, server_of, unsupported
+from utils.api import adjust, make_client, plain, read_completion, redact, server_of, unsupported
 from utils.configs import AskConfig
 from utils.helpers import UserError
 from utils.pricing import Budget
@@ -237,7 +237,7 @@ class _Batches:
                     self.dropped.add(name)
                 return False
             answer = Answer(said, "filtered", 0, 0, event["model"], self.server, True)
-        answer = answer._replace(text=answer.text.replace(self.client.api_key, "[key]"))
+        answer = answer._replace(text=redact(answer.text, self.client))
         self.answers.add(key, answer, event["marker"])
         self.errors.pop(key, None)
         return True

@@ -7,17 +7,18 @@ empty account or a request that the server will never take ends the run at once.
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import random
 import signal
 from collections.abc import Iterator
 
 import openai
-import tenacity
 from tqdm import tqdm
 
 from utils import params
 from utils.answers import Answer, Answers, Request
-from utils.api import adjust, make_client, plain, read_completion, server_of, unsupported
+from utils.api import adjust, make_client, plain, read_completion, redact, server_of, unsupported
 from utils.configs import AskConfig
 from utils.helpers import UserError
 from utils.pace import Pace, retry_after
@@ -121,14 +122,7 @@ class _Run:
         if bound is None:
             return
         try:
-            # an object of its own for every request: it keeps the state of its tries
-            answer = await tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception_type(TransientError),
-                stop=tenacity.stop_after_attempt(params.ASK_TRIES),
-                wait=_wait,
-                sleep=self.pace.sleep,
-                reraise=True,
-            )(self._send, request)
+            answer = await self._try(request)
         except RejectedError as error:
             self.errors[request.key] = str(error)
             return
@@ -147,6 +141,21 @@ class _Run:
             self.given_up = 0
             self.answers.add(request.key, answer, request.marker)
             self._show()
+
+    async def _try(self, request: Request) -> Answer | None:
+        """Sends a request until it is answered, `ASK_TRIES` times at most where the server is at fault.
+
+        By hand: tenacity takes 0.2 ms a request, a tenth of what the client itself takes.
+        """
+        for tries in itertools.count(1):
+            try:
+                return await self._send(request)
+            except TransientError as error:
+                if tries == params.ASK_TRIES:
+                    raise
+                longest = min(params.ASK_WAIT * 2 ** (tries - 1), params.ASK_WAIT_MOST)
+                # at random, so that what failed together does not come back together
+                await self.pace.sleep(max(random.uniform(0, longest), min(error.wait, params.ASK_PATIENCE)))
 
     async def _reserve(self, request: Request) -> float | None:
         """The money set aside for a request; None where the run ends meanwhile."""
@@ -179,7 +188,7 @@ class _Run:
                 data = await self.client.post("/chat/completions", body=body, cast_to=object)
                 answer = read_completion(data, request.model, self.server, request.prompt_bytes)
                 self.pace.succeeded(started)
-                return answer._replace(text=answer.text.replace(self.client.api_key, "[key]"))
+                return answer._replace(text=redact(answer.text, self.client))
             except openai.RateLimitError as error:
                 if error.code == "insufficient_quota":
                     raise UserError("the account has no quota left: add credit, then run the same command") from error
@@ -238,9 +247,3 @@ class _Run:
                 "this stage; try another --model"
             ) from error
         self.dropped.add(name)
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    """Seconds before the next try: random and longer each time, and never less than the server asks for."""
-    random_wait = tenacity.wait_random_exponential(multiplier=params.ASK_WAIT, max=params.ASK_WAIT_MOST)(state)
-    return max(random_wait, min(state.outcome.exception().wait, params.ASK_PATIENCE))

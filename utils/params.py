@@ -82,6 +82,7 @@ ASK_WAIT_MOST = 30.0  # seconds
 ASK_PATIENCE = 600.0  # seconds of nothing but 429 after which the run ends
 ASK_OUTAGE = 10  # requests in a row that used up their tries: the server is out of order
 MAX_CONCURRENCY = 32
+SECRET_CHARS = 12  # a shorter key is a placeholder for a local server
 PRICE_FILE = DATASETS_DIR / "prices.csv"
 BATCH_PRICE = 0.5  # of the price of an immediate answer
 BATCH_POLL = 30.0  # seconds
