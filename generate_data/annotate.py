@@ -152,6 +152,7 @@ def annotate_file(config: AnnotateConfig, source: Source, prompt: str, output: P
 
 
 def header(source: Source, annotator: Annotator) -> list[str]:
+    """The columns of the output: id, those of the input, those of the annotation."""
     columns = output_columns(annotator.schema, source.config.samples, source.config.output_column)
     return ["id", *room_for(source.carried, ["id", *columns]), *columns]
 
@@ -200,8 +201,8 @@ def compare_prompts(config: AnnotateConfig, outputs: dict[str, Path]) -> str:
         names = ("change", "bias", "toxicity", "sentiment", "harm", "copied", "changed", "chrf")
         values = ["" if found.get(name) is None else f"{found[name]:.3g}" for name in names]
         rows.append([prompt, f"{found['usable']}/{found['rows']}", *values])
-    header = ["prompt", "usable", "kappa change", "bias", "toxicity", "sentiment", "harm"]
-    return markdown_table([*header, "biased, copied", "fair, changed", "chrF"], rows)
+    titles = ["prompt", "usable", "kappa change", "bias", "toxicity", "sentiment", "harm"]
+    return markdown_table([*titles, "biased, copied", "fair, changed", "chrF"], rows)
 
 
 def main(config: AnnotateConfig) -> int:
