@@ -31,7 +31,7 @@ from utils.annotation import SCALES
 from utils.configs import AgreementConfig
 from utils.data import read_table, require_columns
 from utils.helpers import UserError, parse_config, run_stage
-from utils.records import write_json
+from utils.records import check_output_file, write_json
 from utils.report import markdown_table
 
 Ratings = dict[str, dict[str, list[str]]]  # label -> annotator -> one value per row
@@ -41,7 +41,7 @@ def by_columns(path: str, config: AgreementConfig) -> Ratings:
     """Annotators are columns of one table: the ones named, or the samples `bias_1`, `bias_2` ... of annotate.py."""
     table = read_table(path)
     if config.raters:
-        raters = config.raters.split(",")
+        raters = parts(config.raters)
         require_columns(table, raters, path, "--raters")
         return {config.labels or "rating": {rater: list(table[rater]) for rater in raters}}
     ratings: Ratings = {}
@@ -68,14 +68,33 @@ def by_files(inputs: list[str], config: AgreementConfig) -> Ratings:
     shared = [key for key in next(iter(tables.values())).index if all(key in t.index for t in tables.values())]
     if not shared:
         raise UserError(f"the inputs share no row by {config.key}: see --key")
+    counts = ", ".join(f"{len(table)} in {name}" for name, table in tables.items())
+    print(f"rows: {counts}; {len(shared)} shared by {config.key}\n")
+    for column in (params.INPUT_COLUMN, "text"):
+        if all(column in table for table in tables.values()):
+            texts = [list(table[column][shared]) for table in tables.values()]
+            if different := sum(len(set(row)) > 1 for row in zip(*texts, strict=True)):
+                raise UserError(
+                    f"{different} of {len(shared)} rows with one {config.key} differ in {column}: see --key"
+                )
+    if config.labels:
+        for given, table in zip(inputs, tables.values(), strict=True):
+            require_columns(table, wanted(config), given, "--labels")
     labels = [label for label in wanted(config) if all(label in table for table in tables.values())]
     if not labels:
-        raise UserError(f"the inputs share none of the columns {', '.join(wanted(config))}: see --labels")
+        raise UserError(
+            f"the inputs share none of the columns {', '.join(wanted(config))}: see --labels (of the prompts of "
+            "annotate.py only labels-1 gives labels)"
+        )
     return {label: {name: list(table[label][shared]) for name, table in tables.items()} for label in labels}
 
 
 def wanted(config: AgreementConfig) -> list[str]:
-    return config.labels.split(",") if config.labels else list(SCALES)
+    return parts(config.labels) if config.labels else list(SCALES)
+
+
+def parts(joined: str) -> list[str]:
+    return [part.strip() for part in joined.split(",")]
 
 
 def measure(ratings: Ratings, config: AgreementConfig) -> Iterator[dict]:
@@ -108,7 +127,7 @@ def measure(ratings: Ratings, config: AgreementConfig) -> Iterator[dict]:
 
 def show(value: float | None, bounds: tuple[float, float] | None = None) -> str:
     if value is None:
-        return "undefined"
+        return "undefined (one value only)"
     return f"{value:.3f}" + (f" ({bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else "")
 
 
@@ -119,9 +138,10 @@ def main(config: AgreementConfig) -> None:
         ratings = by_files(config.inputs, config)
     if any(len(raters) < 2 for raters in ratings.values()):
         raise UserError("one annotator agrees with nobody: name two or more")
+    paths = [Path(given.rpartition("=")[2]) for given in config.inputs]
+    output = Path(config.output) if config.output else paths[0].with_name(paths[0].name + ".agreement.json")
+    check_output_file(output, paths, overwrite=output.suffix == ".json")
     entries = list(measure(ratings, config))
-    first = Path(config.inputs[0].rpartition("=")[2])
-    output = Path(config.output) if config.output else first.with_name(first.name + ".agreement.json")
     write_json(output, {"confidence": config.confidence, "paper_fleiss": params.PAPER_KAPPA, "measures": entries})
 
     together = [

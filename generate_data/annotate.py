@@ -17,13 +17,15 @@ Writes datasets/annotated/<input>.csv: every input column, and what the prompt a
 
 Status  ok          labelled and rewritten
         neutral     nothing to change: the text is copied
-        refused, filtered, truncated, unparsable, api_error     no labels: nothing is invented
+        refused, filtered, truncated, unparsable, api_error, empty (no text)    no labels: nothing is invented
 
 An answer is kept the moment it comes and never asked for again: after Ctrl+C, a crash or --max_cost the same command
 goes on, with any engine. `--overwrite` writes the output anew from the kept answers and asks only for what is missing.
 `--samples 3 --temperature 0.7` asks three times, takes the majority and says how far the samples disagree;
 `--canaries 20` plants instructions in twins of 20 rows and reports how many the annotator obeyed. The embedded 135M
 model (--engine transformers) shows that the stage works; its labels are not worth training on.
+
+Rows of one status can be asked again with other settings from a file that holds only them.
 
 Next: python training/train.py --input datasets/annotated/<input>.csv, or python generate_data/agreement.py
 """
@@ -40,6 +42,7 @@ from utils import params
 from utils.agreement import against_gold
 from utils.annotation import (
     FAILED,
+    SCALES,
     Annotator,
     annotate_samples,
     ask_all,
@@ -56,7 +59,7 @@ from utils.helpers import UserError, describe, parse_config, run_stage
 from utils.injection import signs
 from utils.pricing import say_estimate, say_spent
 from utils.prompts import ANNOTATE_PROMPTS
-from utils.records import finish_record, start_record, whole_file
+from utils.records import check_output_file, finish_record, start_record, whole_file
 from utils.report import markdown_table
 from utils.tally import Tally
 
@@ -121,10 +124,11 @@ def annotate_file(config: AnnotateConfig, source: Source, prompt: str, output: P
     left = first_answers(source.texts(), annotator, answers, config.samples)
     estimate = say_estimate(left.requests, left.prompt_chars, left.answer_chars, budget)
     if engine is None:
-        print(f"{prompt}: {estimate}")
+        more = f"; {config.canaries * config.samples} more for canaries" if config.canaries else ""
+        print(f"{prompt}: {estimate}{more}; answers that do not fit are asked again, {config.retries} times at most")
         return 0
-    if output.exists() and not config.overwrite:
-        raise UserError(f"--output {output} is already there: name another file, or add --overwrite")
+    hint = f", which uses the {len(answers)} kept answers; {left.requests} are to ask"
+    check_output_file(output, [source.path, config.gold, config.prices], config.overwrite, hint)
     logger.info("%d rows of %s by %s, %s (%s)", source.rows, source.path, annotator.model, estimate, describe(config))
     record = start_record(config, [source.path, params.GUIDELINE_FILE])
 
@@ -142,7 +146,8 @@ def annotate_file(config: AnnotateConfig, source: Source, prompt: str, output: P
         write_rows(finished_rows(source, annotator, answers, errors, tally), header(source, annotator), partial)
         cost = {"usd": budget.spent(), "price": budget.price and vars(budget.price), "answers": len(answers)}
         cost["tokens"] = {side: answers.tokens(side) for side in ("in", "out")}
-        results = {"annotator": annotator.model, "servers": sorted(answers.servers), "prompt": prompt}
+        results = {"annotator": annotator.model, "prompt": prompt}
+        results |= {"servers": sorted(answers.servers), "models": sorted(answers.models)}
         # the record first: no table is without it
         finish_record(record, output, **results, **tally.summary(), cost=cost, canaries=canaries)
     print(f"{output}: {tally.sentence()}\n{tally.tables()}\n\n{say_spent(budget)}")
@@ -176,6 +181,10 @@ def verdict(config: AnnotateConfig, tally: Tally, errors: dict[str, str]) -> int
     """The exit code: 1 where too many rows have no usable answer. What a user has to look at is logged."""
     counts = tally.counts()
     failed = sum(counts[status] for status in FAILED)
+    if tally.unchanged:
+        logger.warning("%d rows are labelled biased and came back unchanged: not to be trained on", tally.unchanged)
+    if counts["empty"]:
+        logger.warning("%d rows hold no text", counts["empty"])
     if tally.flagged:
         logger.warning("%d rows hold signs of instructions to the annotator: see the column suspicious", tally.flagged)
     if counts["api_error"]:
@@ -183,10 +192,22 @@ def verdict(config: AnnotateConfig, tally: Tally, errors: dict[str, str]) -> int
         logger.warning(
             "%d rows met an API error, the last one: %s; --overwrite asks for those only", counts["api_error"], last
         )
-    if failed > config.max_failed * counts.total():
-        logger.warning("%d of %d rows have no usable answer: see the column raw", failed, counts.total())
+    asked = counts.total() - counts["empty"]
+    if failed > config.max_failed * asked:
+        logger.warning("%d of %d rows have no usable answer: see the column raw", failed, asked)
         return 1
     return 0
+
+
+def check_gold(config: AnnotateConfig, source: Source) -> None:
+    """Refuses to compare prompts where there is nothing to compare with, before anything is paid."""
+    gold = read_table(config.gold)
+    require_columns(gold, ["id", *SCALES, params.REFERENCE_COLUMN], config.gold, "--gold")
+    if not any(row_id in set(gold["id"]) for row_id, _ in source.with_ids()):
+        raise UserError(
+            f"--prompt {config.prompt} compares prompts with gold rows, and no row of {config.input} has its id in "
+            f"{config.gold}: see --gold, or give one prompt"
+        )
 
 
 def compare_prompts(config: AnnotateConfig, outputs: dict[str, Path]) -> str:
@@ -195,13 +216,11 @@ def compare_prompts(config: AnnotateConfig, outputs: dict[str, Path]) -> str:
     rows = []
     for prompt, output in outputs.items():
         annotated = [row for row in read_table(output).to_dict("records") if row["id"] in gold]
-        if not annotated:
-            return f"no row of {config.input} has a gold row in {config.gold}: nothing to compare with"
         found = against_gold(annotated, [gold[row["id"]] for row in annotated], config.output_column)
         names = ("change", "bias", "toxicity", "sentiment", "harm", "copied", "changed", "chrf")
         values = ["" if found.get(name) is None else f"{found[name]:.3g}" for name in names]
         rows.append([prompt, f"{found['usable']}/{found['rows']}", *values])
-    titles = ["prompt", "usable", "kappa change", "bias", "toxicity", "sentiment", "harm"]
+    titles = ["prompt", "usable", "kappa, change or not", "bias", "toxicity", "sentiment", "harm"]
     return markdown_table([*titles, "biased, copied", "fair, changed", "chrF"], rows)
 
 
@@ -216,6 +235,8 @@ def main(config: AnnotateConfig) -> int:
         if config.canaries and "bias" not in own:
             raise UserError(f"--canaries plants demands for a label, and --prompt {prompt} asks for none")
     source = open_source(config)
+    if len(prompts) > 1:
+        check_gold(config, source)
     base = Path(config.output) if config.output else params.ANNOTATED_DIR / f"{source.path.stem}.csv"
     outputs = {prompt: base.with_stem(f"{base.stem}.{prompt}") if len(prompts) > 1 else base for prompt in prompts}
     engine = None if config.dry_run else open_engine(config)

@@ -15,7 +15,12 @@ A text is left alone where who is meant could not be told: it names no group, or
 and women"). So is one where pronouns would change beside a given name (datasets/content_moderation/given_names.txt),
 beside what fits one group only ("pregnant"), or beside a "her" that may be him or his ("called her names"), and one
 where a colour stands beside no person, too ("she is black"). Articles, pronouns, capitals and number follow the swap.
-A fair system treats the rows of one base_id alike.
+A fair system treats the rows of one base_id alike. The lists are English. A list of one's own has a row per group; the
+forms of the groups of one attribute correspond by place:
+
+    attribute,group,pronoun,forms
+    job,plumber,,plumber|plumbers
+    job,engineer,,engineer|engineers
 
 Next: python testing/infer.py --input datasets/content_moderation/counterfactual.csv
 """
@@ -35,6 +40,7 @@ from utils.configs import CounterfactualConfig
 from utils.data import content_id, make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
 from utils.identities import cannot_follow, find_group, left_over, names_someone, read_groups, swap
+from utils.records import check_output_file
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +109,7 @@ def swap_all(texts: pd.DataFrame, column: str, terms: str) -> tuple[pd.DataFrame
 
 def main(config: CounterfactualConfig) -> None:
     output = Path(config.output)
-    if output.exists() and not config.overwrite:
-        raise UserError(f"--output {output} is already there: name another file, or add --overwrite")
+    check_output_file(output, [config.input, config.terms], config.overwrite)
     table = read_table(config.input, config.limit)
     if set(TEMPLATE_COLUMNS) <= set(table.columns):
         filled = fill(table)

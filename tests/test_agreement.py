@@ -102,16 +102,24 @@ def nominal_alpha(rows):
 def test_files_are_matched_by_id_and_mistakes_are_one_line(script, tmp_path):
     (tmp_path / "a.csv").write_text("id,bias\n1,Yes\n2,No\n3,Yes\n4,No\n")
     (tmp_path / "b.csv").write_text("id,bias,harm\n4,No,Low\n2,No,Low\n1,Yes,Low\n9,Yes,Low\n")
+    (tmp_path / "t.csv").write_text("id,text,bias\n1,one,Yes\n2,two,No\n")
+    (tmp_path / "u.csv").write_text("id,text,bias\n1,one,Yes\n2,another,No\n")
+    (tmp_path / "d.csv").write_text("id,bias\n1,Yes\n1,No\n")
     result = script(SCRIPT, "--inputs", tmp_path / "a.csv", f"people={tmp_path / 'b.csv'}", "--resamples", 10)
     assert result.returncode == 0, result.stderr
+    assert "rows: 4 in a, 4 in people; 3 shared by id" in result.stdout
     found = json.loads((tmp_path / "a.csv.agreement.json").read_text())["measures"]
     assert found[0]["annotators"] == ["a", "people"] and found[0]["rows"] == 3 and found[1]["cohen"] == 1.0
     for flags, said in [
         (["--inputs", tmp_path / "a.csv"], "one file needs --raters"),
         (["--inputs", tmp_path / "a.csv", "--raters", "bias"], "name two or more"),
-        (["--inputs", tmp_path / "a.csv", tmp_path / "b.csv", "--labels", "harm"], "share none of the columns harm"),
+        (["--inputs", tmp_path / "a.csv", tmp_path / "b.csv", "--labels", "harm"], "a.csv has no column harm"),
         (["--inputs", tmp_path / "a.csv", tmp_path / "b.csv", "--key", "row"], "has no column row"),
         (["--inputs", tmp_path / "a.csv", tmp_path / "none.csv"], "no such file"),
+        (["--inputs", tmp_path / "a.csv", tmp_path / "b.csv", "--output", tmp_path / "a.csv"], "is an input"),
+        (["--inputs", tmp_path / "t.csv", tmp_path / "u.csv"], "1 of 2 rows with one id differ in text"),
+        (["--inputs", tmp_path / "a.csv", tmp_path / "a.csv"], "have the same name"),
+        (["--inputs", tmp_path / "a.csv", tmp_path / "d.csv"], "id repeats"),
     ]:
         result = script(SCRIPT, *flags)
         assert result.returncode == 2 and said in result.stderr and len(result.stderr.splitlines()) == 1

@@ -100,7 +100,7 @@ def test_a_killed_run_ends_in_the_same_table_as_an_undisturbed_one(server, annot
     process.send_signal(how)
     _, said = process.communicate()
     if how == signal.SIGINT:  # what was under way was waited for
-        assert process.returncode == 130 and "waiting for" in said and "continues" in said
+        assert process.returncode == 130 and "waiting for" in said and "the same command goes on" in said
     recorded = [json.loads(line) for line in (tmp_path / "out.csv.answers.jsonl").read_text().splitlines()[1:]]
     assert 0 < len(recorded) < 40 and not (tmp_path / "out.csv").exists()
     assert annotate().returncode == 0
@@ -114,7 +114,7 @@ def test_a_dry_run_says_what_it_would_cost_and_asks_and_writes_nothing(server, a
     assert result.returncode == 0 and "12 requests to ask" in result.stdout and "US dollars" in result.stdout
     assert server.count == 0 and [path.name for path in tmp_path.iterdir()] == ["in.csv"]
     result = annotate("--dry_run", "--model", "my-model")
-    assert "the price of the model is in no table: see --prices" in result.stdout
+    assert "no price for this model: give --prices" in result.stdout
 
 
 def test_overwrite_asks_for_nothing_that_is_there_and_other_settings_are_named(server, annotate, tmp_path):
@@ -127,6 +127,18 @@ def test_overwrite_asks_for_nothing_that_is_there_and_other_settings_are_named(s
     other = annotate("--temperature", 0.5)
     assert other.returncode == 2 and "temperature was 0.0, is 0.5" in other.stderr and server.count == 4
     assert annotate(texts=rows(6)).returncode == 0 and server.count == 6  # two new rows
+
+
+def test_an_input_is_never_written_over_and_copies_are_named(server, annotate, script, tmp_path):
+    source = write_input(tmp_path, ["a fair text"])
+    before = source.read_bytes()
+    result = script(
+        SCRIPT, "--input", source, "--input_column", "text", "--output", source, "--overwrite", env=server.env
+    )
+    assert result.returncode == 2 and "is an input" in result.stderr and source.read_bytes() == before
+    assert server.count == 0
+    result = annotate()
+    assert "1 rows are labelled biased and came back unchanged" in result.stderr
 
 
 def test_the_same_text_in_two_rows_is_asked_once(server, annotate, tmp_path):
@@ -214,6 +226,16 @@ def test_prompts_are_compared_with_gold(server, script, tmp_path):
     assert by_name["labels-1"][:2] == ["40/40", "0"] and by_name["labels-1"][6:8] == ["0", "1"]
     assert float(by_name["rewrite-1"][6]) > 0.9 and by_name["rewrite-1"][7] == "0" and by_name["rewrite-1"][2] == ""
     assert {path.name for path in tmp_path.glob("*.csv")} == {"p.labels-1.csv", "p.rewrite-1.csv"}
+    fewer = tmp_path / "gold.csv"
+    fewer.write_text("id,bias,toxicity,sentiment,harm,debiased_text\nx,No,No,Neutral,Low,y\n")
+    asked = server.count
+    for gold, said in [
+        (fewer, "no row of"),
+        (PILOT_FILE, "has no column bias"),
+        (tmp_path / "no.csv", "no such file"),
+    ]:
+        refused = script(SCRIPT, *flags, "--gold", gold, env=server.env)
+        assert refused.returncode == 2 and said in refused.stderr and server.count == asked  # before anything is paid
     unknown = script(SCRIPT, *flags[:4], "--prompt", "labels", env=server.env)
     assert unknown.returncode == 2 and "there are labels-1, analysis-1, rewrite-1" in unknown.stderr
 
@@ -283,6 +305,18 @@ def test_the_old_names_of_key_and_flags_work_with_a_warning(server, script, tmp_
     assert result.returncode == 0 and "set OPENAI_API_KEY" in result.stderr
     assert server.log[0]["auth"] == "Bearer canary-key-456" and "canary" not in result.stderr
     assert server.log[0]["request"]["model"] == "gpt-3.5-turbo"
+
+
+@pytest.mark.parametrize("flags", [["--timeout", 0], ["--max_cost", -1], ["--max_failed", 20], ["--retries", -1]])
+def test_values_that_make_no_sense_are_one_line(script, flags):
+    result = script(SCRIPT, *flags)
+    assert result.returncode == 2 and flags[0] in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_an_address_without_a_scheme_is_one_line(script, tmp_path):
+    result = script(SCRIPT, "--input", write_input(tmp_path, ["x"]), "--input_column", "text",
+                    "--output", tmp_path / "o.csv", env={"OPENAI_BASE_URL": "127.0.0.1:8000/v1"})  # fmt: skip
+    assert result.returncode == 2 and "has to begin with http:// or https://" in result.stderr
 
 
 def test_a_server_that_is_not_there_is_one_line(script, tmp_path):

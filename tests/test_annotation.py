@@ -183,6 +183,15 @@ def test_worst_cases_count_missing_rows_for_and_against():
     assert "| b     | 2    |" in tally.tables()
 
 
+def test_empty_texts_are_no_failures_and_unchanged_ones_are_counted():
+    tally = Tally()
+    for row in (sample(), sample("No"), {"status": "empty", "tries": 0}):
+        tally.add(row | {"suspicious": ""}, "")
+    tally.add(sample(unchanged=True) | {"suspicious": ""}, "")
+    assert tally.shares("bias", "Yes") == {"share": 2 / 3, "low": 2 / 3, "high": 2 / 3}
+    assert tally.unchanged == 1 and tally.counts()["empty"] == 1
+
+
 def test_signs_of_instructions_are_seen_and_ordinary_texts_are_left_alone():
     for injection in INJECTIONS:
         assert signs("The clerk was late.\n" + injection.format(bias="No"))

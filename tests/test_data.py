@@ -115,6 +115,9 @@ def test_a_broken_line_a_folder_and_another_separator_are_named(tmp_path):
         read_table(lines)
     with pytest.raises(UserError, match="is a folder"):
         read_table(tmp_path)
+    (tmp_path / "wide.csv").write_bytes("text\nä".encode("utf-16"))
+    with pytest.raises(UserError, match="iconv -f utf-16 -t utf-8"):
+        read_table(tmp_path / "wide.csv")
     (tmp_path / "semi.csv").write_text("biased_text;debiased_text\na;b\n")
-    with pytest.raises(UserError, match="separate columns by commas"):
+    with pytest.raises(UserError, match="separated by ';': save it with commas"):
         read_pairs(tmp_path / "semi.csv", "biased_text", "debiased_text")

@@ -26,7 +26,7 @@ SCALES = {  # label -> its values, the mildest first
     "harm": params.HARM_LABELS,
 }
 USABLE = ("ok", "neutral")
-FAILED = ("refused", "filtered", "truncated", "unparsable", "api_error", "empty")
+FAILED = ("refused", "filtered", "truncated", "unparsable", "api_error")
 RAW_CHARS = 2_000  # of an answer that could not be used; the whole of it is in the answers file
 
 LABEL_CHARS = 200  # of the JSON around a rewriting
@@ -87,9 +87,9 @@ def annotate(text: str, annotator: Annotator, answers: Answers, sample: int = 0)
     An answer that does not fit the schema is asked for again with the validator's message, `annotator.retries` times.
 
     Returns:
-        status (ok, neutral, one of FAILED), raw (the last answer, where it could not be used), annotator, tries, and
-        on ok and neutral the fields of the schema and invented_words (how many marked words do not stand in the text);
-        or a request.
+        status (ok, neutral, empty, one of FAILED), raw (the last answer, where it could not be used), annotator,
+        tries; and on ok and neutral the fields of the schema, invented_words (how many marked words do not stand in
+        the text) and unchanged (biased, and yet the rewriting is the text). Or a request.
     """
     if not text.strip():
         return {"status": "empty", "raw": "", "annotator": annotator.model, "tries": 0}
@@ -125,7 +125,7 @@ def _checked(found: dict[str, Any], text: str) -> dict[str, Any]:
         there = [word for word in found["biased_words"] if word and word.lower() in text.lower()]
         found["invented_words"] = len(found["biased_words"]) - len(there)
         found["biased_words"] = [] if neutral else there
-    return found | {"status": "neutral" if neutral else "ok"}
+    return found | {"status": "neutral" if neutral else "ok", "unchanged": same and not neutral}
 
 
 def annotate_samples(text: str, annotator: Annotator, answers: Answers, samples: int, errors: dict[str, str]) -> dict:
@@ -154,7 +154,7 @@ def majority(rows: list[dict]) -> dict:
     labels = [label for label in SCALES if usable and label in usable[0]]
     each = {f"{label}_{n}": row.get(label, "") for label in labels for n, row in enumerate(rows, 1)}
     if 2 * len(usable) <= len(rows):
-        status = Counter(row["status"] for row in rows if row["status"] in FAILED).most_common(1)[0][0]
+        status = Counter(row["status"] for row in rows if row["status"] not in USABLE).most_common(1)[0][0]
         chosen = next(row for row in rows if row["status"] == status)
         return chosen | each | {"disagreement": ""}
     voted = {label: _vote([row[label] for row in usable], SCALES[label]) for label in labels}
@@ -268,6 +268,7 @@ def plant_canaries(
     sentence = (
         f"canaries: {flipped} of {len(usable)} injected twins got the label they demanded ({low:.3f} to {high:.3f}); "
         f"in {moved} another label moved; {len(twins) - len(usable)} of {len(twins)} had no usable answer"
+        + (f"; only {len(twins)} rows could be taken" if len(twins) < config.canaries else "")
     )
     counts = {"planted": len(twins), "usable": len(usable), "flipped": flipped, "moved": moved}
     return counts | {"low": float(low), "high": float(high), "sentence": sentence}

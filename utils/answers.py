@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,8 @@ class Answer(NamedTuple):
     """What came back.
 
     `end`: stop, length (cut at max_tokens), refused (by the model), filtered (by the provider). `by`: the model as
-    asked for; `server`: where it ran. `batch`: through the Batch API, at half the price.
+    asked for; `server`: where it ran. `batch`: through the Batch API, at half the price. `model`: what the
+    server calls it, often with a date; `at`: when it was kept (UTC).
     """
 
     text: str
@@ -75,6 +77,8 @@ class Answer(NamedTuple):
     by: str
     server: str
     batch: bool = False
+    model: str = ""
+    at: str = ""
 
 
 class Answers:
@@ -94,6 +98,7 @@ class Answers:
         self.path, self.settings = path, json.loads(json.dumps(settings, default=str))
         self.spent: Counter = Counter()  # (model, how, "in" or "out") -> tokens, of all answers in the file
         self.servers: set[str] = set()
+        self.models: set[str] = set()
         self._places: dict[int, int] = {}
         self._file: int | None = None
         self._torn = False
@@ -129,6 +134,7 @@ class Answers:
         self.spent[answer.by, how, "in"] += answer.tokens_in
         self.spent[answer.by, how, "out"] += answer.tokens_out
         self.servers.add(answer.server)
+        self.models.add(answer.model)
 
     def tokens(self, side: str) -> int:
         """Tokens "in" or "out" of all answers in the file."""
@@ -152,7 +158,8 @@ class Answers:
     def add(self, key: str, answer: Answer, marker: str = "") -> None:
         """Keeps the answer to the request of this key. Once this has returned, a kill no longer loses it."""
         text = answer.text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be written
-        answer = answer._replace(text=text.replace(marker, MARKER) if marker else text)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        answer = answer._replace(text=text.replace(marker, MARKER) if marker else text, at=now)
         if not self._begun:
             self._append({"settings": self.settings})
             self._begun = True
@@ -198,4 +205,4 @@ def _short(key: str) -> int:
 
 
 def _answer(entry: dict) -> Answer:
-    return Answer(**{name: entry[name] for name in Answer._fields})
+    return Answer(**{name: value for name, value in entry.items() if name != "key"})

@@ -36,6 +36,8 @@ def make_client(config: AskConfig, kind: type = openai.AsyncOpenAI) -> openai.As
             "nobody to ask: set OPENAI_API_KEY (or OPENAI_BASE_URL for a server of your own), "
             "or add --engine transformers for the embedded model"
         )
+    if not os.environ.get("OPENAI_BASE_URL", "https://").startswith(("http://", "https://")):
+        raise UserError("OPENAI_BASE_URL has to begin with http:// or https://")
     if not (key.isascii() and key.isprintable()):
         raise UserError("OPENAI_API_KEY holds a character that no key has: set it again")
     # a local server asks for no key, but the client does
@@ -103,4 +105,4 @@ def read_completion(data: Any, by: str, server: str, prompt_bytes: int, batch: b
         end, text = "refused", str(refusal)
     bounds = [prompt_bytes, len(text.encode("utf-8", "replace"))]
     tokens_in, tokens_out = (n if type(n) is int and n >= 0 else most for n, most in zip(tokens, bounds, strict=True))
-    return Answer(text, end, tokens_in, tokens_out, by, server, batch)
+    return Answer(text, end, tokens_in, tokens_out, by, server, batch, str(data.get("model") or ""))

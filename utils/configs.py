@@ -75,14 +75,18 @@ class AnnotateConfig(AskConfig, RunConfig):
     input_column: str = setting(params.INPUT_COLUMN, "column that holds the text")
     output_column: str = setting(params.REFERENCE_COLUMN, "column for the benign rewriting")
     prompt: str = setting(
-        params.ANNOTATE_PROMPT, "prompt of utils/prompts.py: labels-1, analysis-1 or rewrite-1; a,b compares them"
+        params.ANNOTATE_PROMPT,
+        "labels-1 (labels and rewriting), analysis-1 (what is unfair, then the rewriting; no labels) or rewrite-1 "
+        "(the rewriting only); a,b compares them with --gold",
     )
     gold: str = setting(str(params.GOLD_FILE), "rows annotated by people, to compare with; used where their ids occur")
     samples: int = setting(
         params.SAMPLES, "answers per text; labels by majority, and a column that says how far they disagree"
     )
     canaries: int = setting(params.CANARIES, "so many texts are asked again with an instruction planted in them")
-    group_column: str | None = setting(None, "column by whose values statuses are counted; default: aspect, if there")
+    group_column: str | None = setting(
+        None, "column by which the rows are counted at the end; default: aspect, if there"
+    )
     retries: int = setting(params.ANNOTATE_RETRIES, "further tries after an answer that does not fit the schema")
     max_failed: float = setting(params.ANNOTATE_MAX_FAILED, "share of failed rows above which the exit code is 1")
     dry_run: bool = setting(False, "say what there is to ask and what it may cost, and ask nothing")
@@ -97,13 +101,18 @@ class AnnotateConfig(AskConfig, RunConfig):
         ):
             if getattr(self, flag) < least:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give {least} or more")
+        for flag in ("timeout", "max_cost", "poll"):
+            if getattr(self, flag) is not None and getattr(self, flag) <= 0:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+        if not 0 <= self.max_failed <= 1:
+            raise ValueError(f"--max_failed {self.max_failed}: give a share between 0 and 1")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(f"--samples {self.samples} of greedy answers are all the same: add --temperature 0.7")
         if len(set(self.prompts())) < len(self.prompts()):
             raise ValueError(f"--prompt {self.prompt}: a name stands there twice")
 
     def prompts(self) -> list[str]:
-        return self.prompt.split(",")
+        return [name.strip() for name in self.prompt.split(",")]
 
 
 @dataclass

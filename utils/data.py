@@ -52,8 +52,10 @@ def read_rows(path: str | Path, limit: int | None = None) -> Iterator[dict[str, 
             _refuse_broken_cells(row, number, path)
             yield row
     except UnicodeDecodeError as error:
+        with open(path, "rb") as file:
+            encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
         raise UserError(
-            f"{path} is not UTF-8 (byte {error.start}): convert it, e.g. iconv -f latin1 -t utf-8"
+            f"{path} is not UTF-8 (byte {error.start}): convert it, e.g. iconv -f {encoding} -t utf-8"
         ) from error
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
@@ -75,6 +77,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         header = next(rows, [])
+        if len(header) == 1 and (found := next((mark for mark in ";\t" if mark in header[0]), None)):
+            raise ValueError(f"its columns are separated by {found!r}: save it with commas, or with tabs as .tsv")
         if len(set(header)) < len(header):
             raise ValueError("two columns have the same name")
         for number, row in enumerate(filter(None, rows), 1):
@@ -217,10 +221,9 @@ def read_pairs(path: str | Path, source: str, target: str, limit: int | None = N
         sides = zip(frame["prompt"], frame["completion"], strict=True)
         templated = False
     else:
-        hint = "; separate columns by commas" if len(columns) == 1 and ";" in frame.columns[0] else ""
         raise UserError(
             f"{path} has columns {', '.join(frame.columns)}: expected {source} and {target} (see --input_column, "
-            f"and --output_column or --reference_column), or instruction and output, or prompt and completion{hint}"
+            f"and --output_column or --reference_column), or instruction and output, or prompt and completion"
         )
     rows = [
         {"id": content_id(prompt, completion), "prompt": prompt, "completion": completion, "templated": templated}

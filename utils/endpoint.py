@@ -95,7 +95,7 @@ class _Run:
     def _interrupt(self) -> None:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
         logger.warning("waiting for %d answers under way; Ctrl+C again leaves them", len(self.under_way))
-        self._stop(KeyboardInterrupt())
+        self._stop(KeyboardInterrupt("the same command goes on where it was"))
 
     def _stop(self, why: BaseException) -> None:
         self.end = self.end or why
@@ -173,7 +173,7 @@ class _Run:
         self.bar.update()
         spent = self.budget.spent()
         cost = "" if spent is None else f"{spent:.4f} USD, "
-        self.bar.set_postfix_str(f"{cost}{self.pace.limit:.3g} at once, {self.pace.refusals} refused", refresh=False)
+        self.bar.set_postfix_str(f"{cost}{self.pace.limit:.3g} at once, {self.pace.refusals} x 429", refresh=False)
 
     async def _send(self, request: Request) -> Answer | None:
         """One try, begun when the pace allows, and again after each refusal for speed. None once the run has ended."""

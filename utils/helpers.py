@@ -175,10 +175,9 @@ def run_stage(main: Callable, config: Any) -> NoReturn:
             raise
         sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
         sys.exit(USAGE_ERROR)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "interrupted: the same command, without --overwrite, continues or starts clean (see --help)\n"
-        )
+    except KeyboardInterrupt as interrupt:
+        what_next = str(interrupt) or "the same command, without --overwrite, continues or starts clean (see --help)"
+        sys.stderr.write(f"interrupted: {what_next}\n")
         sys.exit(INTERRUPTED)
     sys.exit(code or 0)
 

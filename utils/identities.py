@@ -74,7 +74,9 @@ def read_groups(path: str | Path) -> list[Group]:
     for group in groups:
         counts = {len(other.forms) for other in groups if other.attribute == group.attribute}
         if len(counts) > 1 or sum(other.attribute == group.attribute for other in groups) < 2:
-            raise UserError(f"{path}: {group.attribute} needs two groups or more, each with as many forms")
+            raise UserError(
+                f"{path}: {group.attribute} needs two groups or more, each with as many forms (joined by |)"
+            )
         if group.pronoun and group.pronoun not in _PRONOUNS:
             raise UserError(f"{path}: pronoun {group.pronoun!r} of {group.name}: give he, she or nothing")
     return groups

@@ -137,7 +137,8 @@ def say_estimate(requests: int, prompt_chars: int, answer_chars: int, budget: Bu
     basis = "by the answers so far" if len(answers) else f"at {CHARACTERS_PER_TOKEN} characters a token"
     sentence = f"{requests} requests to ask, about {tokens_in:,.0f} tokens in and {tokens_out:,.0f} out ({basis})"
     if price is None:
-        return f"{sentence}; the price of the model is in no table: see --prices"
+        listed = ", ".join(budget.prices)
+        return f"{sentence}; no price for this model: give --prices, a table like datasets/prices.csv ({listed})"
     if not price.as_of:  # in process
         return sentence
     dollars = price.cost(tokens_in, tokens_out, budget.how == "batch")

@@ -70,6 +70,19 @@ def check_output_folder(path: Path, overwrite: bool) -> None:
         raise UserError(f"--output {path} is not empty: name another folder, or add --overwrite")
 
 
+def check_output_file(path: Path, inputs: list[str | Path], overwrite: bool = False, hint: str = "") -> None:
+    """Refuses to write over an input, and over an earlier output unless told to; before any work is done.
+
+    Args:
+        hint: what `--overwrite` would do, where that is more than to replace the file.
+    """
+    for given in inputs:
+        if path.resolve() == Path(given).resolve():
+            raise UserError(f"--output {path} is an input: name another file")
+    if path.exists() and not overwrite:
+        raise UserError(f"--output {path} is already there: name another file, or add --overwrite{hint}")
+
+
 def write_json(path: Path, value: Any) -> None:
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")

@@ -14,13 +14,14 @@ class Tally:
     def __init__(self):
         self.statuses: Counter = Counter()  # (group, status) -> rows
         self.labels: Counter = Counter()  # (group, label, value) -> usable rows
-        self.flagged = self.asked_again = self.invented_words = 0
+        self.flagged = self.asked_again = self.invented_words = self.unchanged = 0
 
     def add(self, row: dict, group: str) -> None:
         self.statuses[group, row["status"]] += 1
         self.flagged += bool(row["suspicious"])
         self.asked_again += row["tries"] > 1
         self.invented_words += row.get("invented_words", 0)
+        self.unchanged += row.get("unchanged", False)
         if row["status"] in USABLE:
             for label in SCALES:
                 if label in row:
@@ -40,19 +41,18 @@ class Tally:
         Rows without a label are not missing at random: toxic ones are refused more often. So `low` supposes that none
         of them has the label, `high` that all have it (bounds without assumptions, Manski 1990).
         """
-        total = self.counts(group).total()
-        usable = sum(self.counts(group)[status] for status in USABLE)
+        counts = self.counts(group)
+        total, usable = counts.total() - counts["empty"], sum(counts[status] for status in USABLE)
         rows = sum(n for (name, *what), n in self.labels.items() if what == [label, value] and group in (None, name))
-        return {
-            "share": rows / usable if usable else None,
-            "low": rows / total,
-            "high": (rows + total - usable) / total,
-        }
+        if not total:
+            return {"share": None, "low": 0.0, "high": 1.0}
+        share = rows / usable if usable else None
+        return {"share": share, "low": rows / total, "high": (rows + total - usable) / total}
 
     def summary(self) -> dict:
         """For the run record."""
         groups = sorted({group for group, _ in self.statuses})
-        counted = ("flagged", "asked_again", "invented_words")
+        counted = ("flagged", "asked_again", "invented_words", "unchanged")
         record = {"statuses": dict(self.counts())} | {name: getattr(self, name) for name in counted}
         if len(groups) > 1:
             record["by_group"] = {g: {"statuses": dict(self.counts(g)), "labels": self._labels(g)} for g in groups}
@@ -70,16 +70,16 @@ class Tally:
         """What became of the rows, in one line."""
         counts = ", ".join(f"{rows} {status}" for status, rows in self.counts().most_common())
         return (
-            f"{counts}; {self.asked_again} rows were asked again, {self.invented_words} marked words that stand in no "
-            "text were dropped"
+            f"{counts}; rows asked again: {self.asked_again}; biased_words not found in their text, dropped: "
+            f"{self.invented_words}"
         )
 
     def tables(self) -> str:
         """For people: statuses by group, label shares with their bounds."""
-        groups = sorted({group for group, _ in self.statuses}, key=lambda group: -self._failed(group))
-        columns = [status for status in (*USABLE, *FAILED) if self.counts()[status]]
+        groups = sorted({group for group, _ in self.statuses}, key=lambda group: (-self._failed(group), group))
+        columns = [status for status in (*USABLE, *FAILED, "empty") if self.counts()[status]]
         biased = any(label == "bias" for _, label, _ in self.labels)
-        header = ["group", "rows", *columns] + (["bias Yes", "worst cases"] if biased else [])
+        header = ["group", "rows", *columns] + (["bias Yes", "bias Yes, worst cases"] if biased else [])
         rows = []
         for group in [None, *(groups[:MOST_GROUPS] if len(groups) > 1 else [])]:
             counts = self.counts(group)
