@@ -47,7 +47,7 @@ from utils.helpers import UserError, as_switch, describe, parse_config, run_stag
 from utils.metrics import delete_words, removed_words
 from utils.models import ModelRef, model_record, resolve
 from utils.prompts import REWRITE_TEMPLATES
-from utils.records import Progress, file_sha256, finish_record, start_record
+from utils.records import Progress, check_output_file, file_sha256, finish_record, start_record
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,9 @@ def choose_template(config: InferConfig, ref: ModelRef) -> str:
 
 
 def output_path(config: InferConfig, stem: str) -> Path:
-    return Path(config.output) if config.output else params.RESULTS_DIR / f"{stem}.csv"
+    path = Path(config.output) if config.output else params.RESULTS_DIR / f"{stem}.csv"
+    check_output_file(path, [config.input], overwrite=True)  # an earlier output is a matter of Progress
+    return path
 
 
 if __name__ == "__main__":

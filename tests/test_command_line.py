@@ -6,6 +6,7 @@ from training.train import ALIASES
 from utils import params
 from utils.configs import TrainConfig
 from utils.helpers import parse_config
+from utils.params import ROOT
 
 
 def parse(*argv):
@@ -82,3 +83,12 @@ def test_a_script_works_from_any_folder(script, tmp_path):
     result = script(params.ROOT / "training" / "train.py", "--input", "missing.csv", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1] == "error: missing.csv: no such file"
+
+
+def test_infer_does_not_write_over_its_input(script, tmp_path):
+    source = tmp_path / "in.csv"
+    source.write_text("biased_text\na text\n")
+    flags = ["--baseline", "copy", "--input", source, "--output", source, "--overwrite"]
+    result = script(ROOT / "testing" / "infer.py", *flags)
+    assert result.returncode == 2 and "is an input" in result.stderr
+    assert source.read_text() == "biased_text\na text\n"
