@@ -203,7 +203,8 @@ def check_gold(config: AnnotateConfig, source: Source) -> None:
     """Refuses to compare prompts where there is nothing to compare with, before anything is paid."""
     gold = read_table(config.gold)
     require_columns(gold, ["id", *SCALES, params.REFERENCE_COLUMN], config.gold, "--gold")
-    if not any(row_id in set(gold["id"]) for row_id, _ in source.with_ids()):
+    known = set(gold["id"])
+    if not any(row_id in known for row_id, _ in source.with_ids()):
         raise UserError(
             f"--prompt {config.prompt} compares prompts with gold rows, and no row of {config.input} has its id in "
             f"{config.gold}: see --gold, or give one prompt"

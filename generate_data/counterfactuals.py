@@ -39,7 +39,7 @@ from utils import params
 from utils.configs import CounterfactualConfig
 from utils.data import content_id, make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
-from utils.identities import cannot_follow, find_group, left_over, names_someone, read_groups, swap
+from utils.identities import Group, cannot_follow, find_group, left_over, names_someone, read_groups, swap
 from utils.records import check_output_file
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,20 @@ def fill(templates: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "base_id", "kind", "attribute", "group", "biased_text"])
 
 
+def why_not(text: str, named: list[Group], alike: list[Group], given_names: frozenset[str]) -> str | None:
+    """Why a text that names groups of one attribute is left alone; None where it can be swapped."""
+    if len(named) > 1:
+        return "several groups: " + " and ".join(group.name for group in named)
+    [group] = named
+    if group.pronoun and names_someone(text, given_names):
+        return f"a given name beside {group.name}"
+    if why := cannot_follow(text, group):
+        return why
+    other = next(other for other in alike if other != group)
+    word = left_over(swap(text, group, other), group)
+    return f"{word} beside no person" if word else None
+
+
 def swap_all(texts: pd.DataFrame, column: str, terms: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Each text about each group of the attribute that it names; and the texts left alone, with the reason.
 
@@ -76,31 +90,22 @@ def swap_all(texts: pd.DataFrame, column: str, terms: str) -> tuple[pd.DataFrame
     """
     groups = read_groups(terms)
     given_names = frozenset(params.GIVEN_NAMES_FILE.read_text(encoding="utf-8").split())
-    attributes = dict.fromkeys(group.attribute for group in groups)
+    attributes = [[g for g in groups if g.attribute == name] for name in dict.fromkeys(g.attribute for g in groups)]
     swapped, untouched = [], []
     for row in with_ids(make_room(texts, OWN_COLUMNS), column).to_dict("records"):
         reasons, before = [], len(swapped)
-        for attribute in attributes:
-            alike = [group for group in groups if group.attribute == attribute]
+        for alike in attributes:
             named = find_group(row[column], alike)
-            if len(named) > 1:
-                reasons.append("several groups: " + " and ".join(group.name for group in named))
+            if not named:
                 continue
-            if named and named[0].pronoun and names_someone(row[column], given_names):
-                reasons.append(f"a given name beside {named[0].name}")
+            if reason := why_not(row[column], named, alike, given_names):
+                reasons.append(reason)
                 continue
-            if named and (why := cannot_follow(row[column], named[0])):
-                reasons.append(why)
-                continue
-            other = next((group for group in alike if group not in named), None)
-            if named and (word := left_over(swap(row[column], named[0], other), named[0])):
-                reasons.append(f"{word} beside no person")
-                continue
-            for group in alike if named else []:
+            for group in alike:
                 original = group == named[0]
                 text = row[column] if original else swap(row[column], named[0], group)
-                about = {"base_id": row["id"], "attribute": attribute, "group": group.name}
-                key = content_id(row["id"], attribute, group.name)
+                about = {"base_id": row["id"], "attribute": group.attribute, "group": group.name}
+                key = content_id(row["id"], group.attribute, group.name)
                 swapped.append(row | {"id": key, column: text} | about | {"original": "yes" if original else "no"})
         if len(swapped) == before:
             untouched.append(row | {"reason": "; ".join(reasons) or "no group"})

@@ -1,12 +1,11 @@
 """How far annotators agree, by the measures of the field: functions of scikit-learn, statsmodels and krippendorff."""
 
-import warnings
 from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
 
-from utils.annotation import SCALES
+from utils.annotation import SCALES, USABLE
 
 MISSING = ""
 
@@ -88,9 +87,7 @@ def interval(
     rows = table.shape[1]
     values = [measure(table[:, draw.integers(rows, size=rows)]) for _ in range(resamples)]
     defined = [value for value in values if value is not None]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
@@ -109,7 +106,7 @@ def against_gold(
     """
     from utils.metrics import chrf
 
-    pairs = [(row, truth) for row, truth in zip(rows, gold, strict=True) if row["status"] in ("ok", "neutral")]
+    pairs = [(row, truth) for row, truth in zip(rows, gold, strict=True) if row["status"] in USABLE]
     measures: dict[str, float | None] = {"rows": len(rows), "usable": len(pairs)}
     decided = [["Yes" if row["status"] == "ok" else "No" for row, _ in pairs], [truth["bias"] for _, truth in pairs]]
     measures["change"] = cohen(codes(decided, SCALES["bias"])[0])

@@ -1,7 +1,6 @@
 """Who answers requests: a server, its Batch API, or a model in process. One signature, one file of answers."""
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from utils.answers import IN_PROCESS, Answer, Answers, Request
 from utils.configs import AskConfig, GenerationConfig
 from utils.helpers import set_seed
 from utils.pricing import Budget, read_prices
-
-logger = logging.getLogger(__name__)
 
 # (requests, answers, budget, how many requests or None) -> what went wrong, by key; see ask_endpoint
 Ask = Callable[[Iterator[Request], Answers, Budget, int | None], dict[str, str]]
@@ -40,10 +37,11 @@ def open_engine(config: AskConfig) -> Ask:
     """
     if config.engine == "transformers":
         return _in_process(config)
-    from utils.endpoint import ask_endpoint, make_client
+    from utils.api import make_client
+    from utils.batch import ask_batch, collect_ended
+    from utils.endpoint import ask_endpoint
 
     make_client(config)
-    from utils.batch import ask_batch, collect_ended
 
     def ask(requests, answers, budget, total) -> dict[str, str]:
         collect_ended(answers, config)

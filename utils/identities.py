@@ -165,10 +165,15 @@ def _is_proper(found: str, group: Group) -> bool:
 
 def _article(article: str, following: str) -> str:
     """ "a " or "an ", with the capital of the one that stood there."""
+    right = _english().a(following).split(" ", 1)[0]
+    return (right.capitalize() if article[0].isupper() else right) + article[len(article.rstrip()) :]
+
+
+@cache
+def _english():
     import inflect
 
-    right = inflect.engine().a(following).split(" ", 1)[0]
-    return (right.capitalize() if article[0].isupper() else right) + article[len(article.rstrip()) :]
+    return inflect.engine()
 
 
 @cache

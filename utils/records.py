@@ -116,7 +116,7 @@ class Progress:
             self.path.unlink(missing_ok=True)
         elif output.exists():
             self.path.unlink(missing_ok=True)  # killed when all was done
-            raise UserError(f"--output {output} is already there: name another file, or add --overwrite")
+            check_output_file(output, [])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.fingerprint = json.loads(json.dumps(fingerprint, default=str))
         lines = self._read() if self.path.exists() else []
