@@ -54,7 +54,8 @@ def main() -> None:
     from trl.trainer.utils import add_fused_lm_head
 
     from utils.likelihood import completion_loss
-    from utils.models import load_base, load_tokenizer, resolve
+    from utils.loading import load_base, load_tokenizer
+    from utils.models import resolve
 
     set_seed(0)
     ref = resolve(params.BASE_MODEL)

@@ -6,7 +6,8 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 
 from utils.likelihood import completion_loss
-from utils.models import ModelRef, load_base
+from utils.loading import load_base
+from utils.models import ModelRef
 
 
 def with_lora(model):

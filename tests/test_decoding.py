@@ -6,7 +6,8 @@ import torch
 from utils.configs import GenerationConfig
 from utils.decoding import _spellings, fill_guide
 from utils.generation import end_tokens, generate
-from utils.models import load_model, load_tokenizer, resolve
+from utils.loading import load_model, load_tokenizer
+from utils.models import resolve
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import torch
 
 from utils.configs import GenerationConfig
 from utils.generation import _batches, _PerRow, generate
-from utils.models import load_model, load_tokenizer, resolve
+from utils.loading import load_model, load_tokenizer
+from utils.models import resolve
 
 
 def test_batches_are_longest_first_and_within_the_budget():

@@ -11,8 +11,8 @@ from bitsandbytes.nn import Linear4bit, modules
 
 from tests.fourbit import float_twin, gradients, with_lora
 from utils.helpers import UserError
-from utils.likelihood import completion_loss, shared_prefix
-from utils.models import keep_trainable_layout, load_base, load_tokenizer, resolve
+from utils.loading import keep_trainable_layout, load_base, load_tokenizer
+from utils.models import resolve
 
 
 def a_batch():
@@ -75,29 +75,6 @@ def test_an_evaluation_pass_does_not_repack(ref, monkeypatch):
     assert states and not any(getattr(state, "packing_format_for_cpu", False) for state in states)
     wanted = gradients(float_twin(model, ref), a_batch())
     assert F.cosine_similarity(gradients(model, a_batch()), wanted, dim=0) > 0.99
-
-
-@pytest.mark.parametrize("divisor", [None, 50])
-def test_completion_loss_equals_the_ordinary_one(tiny_model, divisor):
-    model = with_lora(load_base(resolve(str(tiny_model)), "none", {"compute_dtype": "float32"}, training=True))
-    batch = a_batch()
-    assert (
-        shared_prefix(
-            **{k: batch[n] for k, n in (("ids", "input_ids"), ("mask", "attention_mask"), ("labels", "labels"))}
-        )
-        == 5
-    )
-    ordinary = model(**batch).loss
-    if divisor:
-        ordinary = ordinary * (batch["labels"][:, 1:] != -100).sum() / divisor
-    ordinary.backward()
-    wanted = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    model.zero_grad()
-    loss = completion_loss(model, batch, divisor)
-    loss.backward()
-    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    assert loss.item() == pytest.approx(ordinary.item(), rel=1e-5)
-    assert (found - wanted).norm() / wanted.norm() < 1e-5
 
 
 def test_what_is_not_a_model_is_refused_in_one_line(tmp_path, tiny_model):

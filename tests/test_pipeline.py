@@ -154,7 +154,8 @@ def test_a_killed_training_leaves_no_final_name_and_the_next_run_starts_clean(ti
 def test_training_stops_when_it_gets_worse_and_keeps_its_best_checkpoint(tiny_model, pairs_csv, script, tmp_path):
     """A learning rate far too high: the loss falls once or not at all, then explodes."""
     from utils.likelihood import completion_loss
-    from utils.models import load_model, load_tokenizer, resolve
+    from utils.loading import load_model, load_tokenizer
+    from utils.models import resolve
     from utils.prompts import rewrite_messages
 
     held_out = tmp_path / "held_out.csv"
@@ -286,7 +287,8 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, message, sc
 def test_rows_over_the_limit_are_dropped_and_counted_and_the_prompt_is_not_learned(tiny_model):
     from training.train import build_trainer, to_dataset
     from utils.configs import TrainConfig
-    from utils.models import load_tokenizer, resolve
+    from utils.loading import load_tokenizer
+    from utils.models import resolve
 
     ref = resolve(str(tiny_model))
     tokenizer = load_tokenizer(ref, side="right")

@@ -54,7 +54,8 @@ def test_gradients_before_and_after_an_evaluation_agree_with_the_float_twin():
     from bitsandbytes.nn.modules import has_avx512bf16
 
     from tests.fourbit import float_twin, gradients, with_lora
-    from utils.models import keep_trainable_layout, load_base, load_tokenizer, resolve
+    from utils.loading import keep_trainable_layout, load_base, load_tokenizer
+    from utils.models import resolve
     from utils.prompts import rewrite_messages
 
     ref = resolve("smollm2")
@@ -108,7 +109,8 @@ def test_batched_answers_equal_single_ones():
     """Greedy answers do not depend on the batch they were made in; in float32, where rounding cannot flip a token."""
     from utils.configs import GenerationConfig
     from utils.generation import generate
-    from utils.models import load_base, load_tokenizer, resolve
+    from utils.loading import load_base, load_tokenizer
+    from utils.models import resolve
     from utils.prompts import rewrite_messages
 
     ref = resolve("smollm2")

@@ -11,7 +11,8 @@ import utils.spotter as spotter_module
 from utils.data import read_table
 from utils.edits import words_of
 from utils.helpers import UserError
-from utils.models import load_base, load_tokenizer, resolve
+from utils.loading import load_base, load_tokenizer
+from utils.models import resolve
 from utils.params import ROOT
 from utils.spotter import (
     Probe,

@@ -28,7 +28,8 @@ from utils.configs import SpotterConfig
 from utils.data import read_pairs
 from utils.edits import changed_words, words_of
 from utils.helpers import UserError, describe, parse_config, run_stage
-from utils.models import load_base, load_tokenizer, model_record, resolve
+from utils.loading import load_base, load_tokenizer
+from utils.models import model_record, resolve
 from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
 from utils.report import markdown_table
 

@@ -1,6 +1,7 @@
 """One dataclass per stage: the types and help texts of its settings. Values come from utils/params.py only."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from utils import params
@@ -9,6 +10,11 @@ from utils import params
 def setting(default: Any, help: str) -> Any:
     """A dataclass field with the help text that `--help` shows."""
     return field(default=default, metadata={"help": help})
+
+
+def _names(text: str) -> list[str]:
+    """Names joined by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @dataclass
@@ -112,7 +118,7 @@ class AnnotateConfig(AskConfig, RunConfig):
             raise ValueError(f"--prompt {self.prompt}: a name stands there twice")
 
     def prompts(self) -> list[str]:
-        return [name.strip() for name in self.prompt.split(",")]
+        return _names(self.prompt)
 
 
 @dataclass
@@ -151,19 +157,43 @@ class SpotterConfig(ModelConfig, TableConfig):
 
 
 @dataclass
-class TrainConfig(ModelConfig, RunConfig):
+class RowsConfig(ModelConfig, RunConfig):
+    """Which rows are learned from, and how they are put before the model."""
+
     input: str = setting(str(params.TRAIN_FILE), "training rows: pairs CSV, Alpaca JSON(L) or prompt-completion JSONL")
     validation: str | None = setting(None, "validation rows; default: a seeded share of the training rows")
-    output: str = setting(str(params.ADAPTER_DIR), "folder for the adapter (or the model, with --method full)")
     input_column: str = setting(params.INPUT_COLUMN, "column with the text to rewrite, in a pairs file")
     output_column: str = setting(params.REFERENCE_COLUMN, "column with the rewriting, in a pairs file")
     prompt: str = setting("rewrite", "template of utils/prompts.py: rewrite, rewrite-short, or fill (with a spotter)")
-    method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
-    seeds: str | None = setting(None, "several seeds, e.g. 0,1,2: one adapter each, and mean and spread of the loss")
-    # data
     validation_share: float = setting(params.VALIDATION_SHARE, "share of rows held out for validation")
     max_length: int = setting(params.MAX_LENGTH, "longest row in tokens; longer rows are dropped and counted")
     train_on_inputs: bool = setting(False, "loss on the prompt as well as on the completion")
+    allow_faults: str = setting("", "faults of training/audit.py that do not stop training, joined by commas")
+
+    def __post_init__(self):
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"--validation_share {self.validation_share}: give a share between 0 and 1")
+        if unknown := self.allowed_faults() - set(params.AUDIT_LIMITS):
+            raise ValueError(f"--allow_faults {', '.join(unknown)}: there are {', '.join(params.AUDIT_LIMITS)}")
+
+    def allowed_faults(self) -> set[str]:
+        return set(_names(self.allow_faults))
+
+    def files(self) -> list[Path]:
+        return [Path(path) for path in (self.input, self.validation) if path]
+
+
+@dataclass
+class AuditConfig(RowsConfig):
+    output: str = setting(str(params.AUDIT_DIR), "folder for the page and the figures")
+
+
+@dataclass
+class TrainConfig(RowsConfig):
+    output: str = setting(str(params.ADAPTER_DIR), "folder for the adapter (or the model, with --method full)")
+    resume: bool = setting(False, "go on from the last checkpoint of a run that was stopped or killed")
+    method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
+    seeds: str | None = setting(None, "several seeds, e.g. 0,1,2: one adapter each, and mean and spread of the loss")
     # optimisation
     lr: float = setting(params.LEARNING_RATE, "peak learning rate")
     lr_scheduler: str = setting(params.LR_SCHEDULER, "constant, linear, cosine, constant_with_warmup ...")
@@ -172,9 +202,12 @@ class TrainConfig(ModelConfig, RunConfig):
     optimizer: str = setting(params.OPTIMIZER, "any optimizer name of transformers, e.g. paged_adamw_32bit on CUDA")
     epochs: float = setting(params.EPOCHS, "passes over the data")
     max_steps: int = setting(-1, "stop after so many optimiser steps; -1: by epochs")
-    batch_size: int = setting(params.BATCH_SIZE, "rows in one forward pass")
-    eval_batch_size: int = setting(params.EVAL_BATCH_SIZE, "rows in one evaluation pass")
-    gradient_accumulation: int = setting(params.GRADIENT_ACCUMULATION, "forward passes per optimiser step")
+    batch_size: int = setting(params.BATCH_SIZE, "rows of a batch")
+    eval_batch_size: int = setting(params.EVAL_BATCH_SIZE, "rows of a batch in evaluation")
+    gradient_accumulation: int = setting(params.GRADIENT_ACCUMULATION, "batches per optimiser step")
+    micro_batch_tokens: int = setting(
+        params.MICRO_BATCH_TOKENS, "a batch goes through the model in parts of at most so many tokens: less memory"
+    )
     max_grad_norm: float = setting(params.MAX_GRAD_NORM, "gradients are clipped to this norm")
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, slower")
     group_by_length: bool = setting(params.GROUP_BY_LENGTH, "put rows of like length into one batch")
@@ -185,7 +218,9 @@ class TrainConfig(ModelConfig, RunConfig):
     patience: int = setting(
         params.EARLY_STOPPING_PATIENCE, "evaluations without a better loss before stopping; 0: never"
     )
-    report_to: str = setting("none", "tracker: none, tensorboard, wandb, trackio ...")
+    report_to: str = setting(
+        params.REPORT_TO, "where curves go: tensorboard (in the output folder), wandb, trackio, none"
+    )
     # adapter
     lora_r: int = setting(params.LORA_R, "rank")
     lora_alpha: int = setting(params.LORA_ALPHA, "scale; the update is multiplied by alpha / r")
@@ -199,15 +234,18 @@ class TrainConfig(ModelConfig, RunConfig):
     compute_dtype: Literal["bfloat16", "float16", "float32"] = setting("bfloat16", "precision of the matrix products")
 
     def __post_init__(self):
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"--validation_share {self.validation_share}: give a share between 0 and 1")
-        for flag in ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation", "eval_steps", "lr", "lora_r"):
+        super().__post_init__()
+        above_zero = ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation", "micro_batch_tokens")
+        for flag in (*above_zero, "eval_steps", "lr", "lora_r"):
             if getattr(self, flag) <= 0:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
         if self.seeds is not None and not self.seed_list():
             raise ValueError(f"--seeds {self.seeds}: give different whole numbers, e.g. 0,1,2")
         if self.method == "full" and self.quantization in ("nf4", "int8"):
             raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
+
+    def trackers(self) -> list[str]:
+        return [name for name in _names(self.report_to) if name != "none"]
 
     def seed_list(self) -> list[int]:
         """The seeds to train with; empty if --seeds cannot be read."""
@@ -224,6 +262,17 @@ class MergeConfig:
     adapter_model: str = setting(str(params.ADAPTER_DIR), "folder of the adapter, written by training/train.py")
     base_model: str | None = setting(None, "only for an adapter without a run record: the base that it was trained on")
     output: str = setting(str(params.MERGED_DIR), "folder for the stand-alone model")
+    base_weights: Literal["16-bit", "nf4"] | None = setting(
+        None, "merge into these weights of the base; default: those with which the merged model is closer"
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] | None = setting(
+        None, "number type of the merged model; default: float16 if the base is, else bfloat16"
+    )
+    input: str | None = setting(None, "rows to compare on; default: those held out in training, else the test rows")
+    rows: int = setting(params.MERGE_ROWS, "compare on so many rows")
+    max_kl: float = setting(params.MERGE_MAX_KL, "refuse a merge that is further off, in nats a token on average")
+    max_shard_size: str = setting(params.MAX_SHARD_SIZE, "size of a weights file above which it is split")
+    push_to_hub: str | None = setting(None, "upload the result to this private repository of the Hub")
     overwrite: bool = setting(False, "replace an output that is already there")
 
 

@@ -200,10 +200,10 @@ def room_for(names: list[str], columns: list[str]) -> list[str]:
 
 
 def read_pairs(path: str | Path, source: str, target: str, limit: int | None = None) -> list[dict[str, str]]:
-    """Training rows with `id`, `prompt` (the user's side), `completion` and `template`.
+    """Training rows with `id`, `number` (in the file, from 1), `prompt` (the user's side), `completion`, `templated`.
 
     Formats, told apart by their columns: pairs (`source`, `target`), Alpaca (instruction, input, output), and
-    prompt-completion. Only a pairs row is put into the rewriting template; `template` says so.
+    prompt-completion. Only a pairs row is put into the rewriting template; `templated` says so.
     """
     frame = read_table(path, limit)
     total, columns = len(frame), set(frame.columns)
@@ -226,8 +226,8 @@ def read_pairs(path: str | Path, source: str, target: str, limit: int | None = N
             f"and --output_column or --reference_column), or instruction and output, or prompt and completion"
         )
     rows = [
-        {"id": content_id(prompt, completion), "prompt": prompt, "completion": completion, "templated": templated}
-        for prompt, completion in sides
+        {"id": content_id(*pair), "number": n + 1, "prompt": pair[0], "completion": pair[1], "templated": templated}
+        for n, pair in zip(frame.index, sides, strict=True)
     ]
     usable = [row for row in rows if row["prompt"].strip() and row["completion"].strip()]
     if len(usable) < total:

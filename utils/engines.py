@@ -53,7 +53,8 @@ def open_engine(config: AskConfig) -> Ask:
 
 
 def _in_process(config: AskConfig) -> Ask:
-    from utils.models import load_model, load_tokenizer, resolve
+    from utils.loading import load_model, load_tokenizer
+    from utils.models import resolve
 
     ref = resolve(config.base_model, config.adapter_model, config.revision)
     settings = GenerationConfig(

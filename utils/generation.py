@@ -10,6 +10,7 @@ from transformers import LogitsProcessorList
 
 from utils.configs import GenerationConfig
 from utils.decoding import Processor
+from utils.loading import end_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def _generate_batch(model, tokenizer, batch, ids, config, processors) -> Iterato
     """Yields (row, (new token ids without the end token, whether the answer ended by itself))."""
     padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, padding_side="left", return_tensors="pt")
     width = padded["input_ids"].shape[1]
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(model.generation_config, tokenizer)
     output = model.generate(
         **padded.to(model.device),
         max_new_tokens=config.max_new_tokens,
@@ -92,13 +93,6 @@ def _generate_batch(model, tokenizer, batch, ids, config, processors) -> Iterato
     for i, row in zip(batch, output[:, width:].tolist(), strict=True):
         length = next((n for n, token in enumerate(row) if token in ends), None)
         yield i, (row[:length], length is not None)
-
-
-def end_tokens(model, tokenizer) -> set[int]:
-    """The model's own end tokens and the tokenizer's: chat models often end a turn with another token than a text."""
-    ends = model.generation_config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
-    return ends - {None}
 
 
 class _PerRow:

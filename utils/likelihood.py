@@ -1,7 +1,22 @@
-"""Log-likelihood of completions: computed only where there is something to learn, and shared text only once."""
+"""Log-likelihood of completions: computed only where there is something to learn, shared text only once, no padding.
+
+The rows of a batch become one sequence: the tokens that all rows begin with (the instruction), then what follows in
+each row. Every layer runs over that sequence once; only attention knows where a row begins, and lets its tokens see
+the shared beginning and their own row. The output layer sees supervised positions only, some rows at a time.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from transformers import AttentionInterface
+
+from utils import lora
+
+PACKED = "shared_prefix"  # name of our attention in the registry of transformers
+OUTPUT_ROWS = 128  # positions whose logits are in memory at once: with 50,000 tokens in the vocabulary 25 MB
 
 
 def completion_loss(
@@ -9,12 +24,8 @@ def completion_loss(
 ) -> torch.Tensor:
     """Mean negative log-likelihood of the supervised tokens; equal to the ordinary loss, and cheaper.
 
-    Two things are not computed twice or in vain. The tokens that all rows begin with (the instruction) are run once,
-    with batch size one; gradients flow back through their keys and values. The output layer is applied to supervised
-    positions only, so the full logits are never in memory.
-
     Args:
-        model: a causal LM, plain or with a LoRA adapter (not prompt learning, which adds positions of its own).
+        model: a causal LM for which `supports` is None, plain or with a LoRA adapter.
         inputs: input_ids, attention_mask and labels, each [rows, tokens], padded on the right; labels are -100
             where nothing is learned.
         num_tokens: divisor; None for the number of supervised tokens here. Under gradient accumulation the Trainer
@@ -23,34 +34,93 @@ def completion_loss(
     Returns:
         A scalar with gradient.
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    backbone = causal.base_model
-    ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
-    shared = 0 if getattr(backbone, "gradient_checkpointing", False) else shared_prefix(ids, mask, labels)
-    cache = None
-    if shared:
-        cache = backbone(input_ids=ids[:1, :shared], use_cache=True).past_key_values
-        cache.batch_repeat_interleave(len(ids))
-    hidden = backbone(
-        input_ids=ids[:, shared:],
-        attention_mask=mask,
-        position_ids=torch.arange(shared, ids.shape[1], device=ids.device).expand(len(ids), -1),
-        past_key_values=cache,
-        use_cache=cache is not None,
-    ).last_hidden_state
-    targets = labels[:, shared + 1 :]
-    supervised = targets != -100
-    logits = causal.get_output_embeddings()(hidden[:, :-1][supervised])
-    total = F.cross_entropy(logits.float(), targets[supervised], reduction="sum")
+    causal = _without_adapter(model)
+    packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
+    with _packed_attention(causal), lora.one_product(model):
+        hidden = causal.base_model(
+            input_ids=packed.ids[None], position_ids=packed.positions[None], use_cache=False, rows=packed
+        ).last_hidden_state[0]
+    supervised = packed.targets != -100
+    output = causal.get_output_embeddings()
+    total = _OutputLoss.apply(
+        hidden[supervised].to(output.weight.dtype), output.weight, output.bias, packed.targets[supervised]
+    )
     return total / (supervised.sum() if num_tokens is None else num_tokens)
 
 
-def supports(model) -> bool:
-    """Whether `completion_loss` equals the model's own loss: no scaling or capping between output layer and loss."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+def supports(model) -> str | None:
+    """Why `completion_loss` cannot be used for a model; None if it can.
+
+    It calls the layers below the output layer itself, so nothing may lie between output layer and loss, and the model
+    must take its attention function from the registry of transformers.
+    """
+    causal = _without_adapter(model)
     config = causal.config.get_text_config()
-    changed = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    return causal.get_output_embeddings() is not None and not any(getattr(config, name, None) for name in changed)
+    if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
+        return "prefix tuning adds positions of its own"
+    if getattr(causal, "is_loaded_in_8bit", False):
+        return "8-bit products are rounded by batch"
+    if getattr(causal.base_model, "gradient_checkpointing", False):
+        return "gradient checkpointing runs the layers again"
+    if any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
+        return "its logits are scaled after the output layer"
+    if type(causal.get_output_embeddings()) is not torch.nn.Linear:
+        return "its output layer is no plain linear layer"
+    if not getattr(causal, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    return None
+
+
+def difference(model, inputs: dict[str, torch.Tensor]) -> float:
+    """How far `completion_loss` is from the model's own loss: the larger relative difference of loss and gradients.
+
+    Dropout is off for both. No gradient is left behind.
+    """
+    was_training = model.training
+    model.eval()
+    losses, gradients = [], []
+    for loss_of in (lambda: model(**inputs, use_cache=False).loss, lambda: completion_loss(model, inputs)):
+        loss = loss_of()
+        loss.backward()
+        found = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
+        losses.append(loss.item())
+        gradients.append(torch.cat(found))
+        model.zero_grad()
+    model.train(was_training)
+    by_loss = abs(losses[1] - losses[0]) / abs(losses[0])
+    by_gradient = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    return max(by_loss, by_gradient.item())
+
+
+def _without_adapter(model):
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows in one sequence: `shared` tokens that all begin with, then the rest of each row, `lengths` tokens long.
+
+    `ids`, `positions` (in the row, from 0) and `targets` (the next token, -100 where nothing is learned) are [tokens].
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    shared: int
+    lengths: list[int]
+
+
+def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> Packed:
+    """Puts rows, each [rows, tokens] and padded on the right, into one sequence."""
+    shared = shared_prefix(input_ids, attention_mask, labels)
+    ends = attention_mask.sum(dim=1).tolist()
+    next_token = F.pad(labels[:, 1:], (0, 1), value=-100)
+
+    def join(values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values[0, :shared], *(row[shared:end] for row, end in zip(values, ends, strict=True))])
+
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    return Packed(join(input_ids), join(positions), join(next_token), shared, [end - shared for end in ends])
 
 
 def shared_prefix(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> int:
@@ -64,3 +134,103 @@ def shared_prefix(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -
     same = (ids == ids[:1]).all(dim=0) & (mask == 1).all(dim=0) & (labels == -100).all(dim=0)
     length = int(same.long().cumprod(dim=0).sum())
     return max(0, min(length - 1, ids.shape[1] - 2))
+
+
+@contextlib.contextmanager
+def _packed_attention(causal):
+    """Within the block the model attends by `_attend_by_row`."""
+    config = causal.config.get_text_config()
+    before = config._attn_implementation
+    config._attn_implementation = PACKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _attend_by_row(
+    module, query, key, value, attention_mask, scaling, dropout=0.0, rows=None, sliding_window=None, **others
+):
+    """Attention over a `Packed` sequence, in the signature of transformers' attention functions.
+
+    Args:
+        query: [1, heads, tokens, head size]; key and value: [1, key-value heads, tokens, head size].
+        rows: the `Packed` batch, handed through the layers by name.
+
+    Returns:
+        [1, tokens, heads, head size], and None for the attention weights.
+
+    Raises:
+        NotImplementedError: the model wants more of attention than this, such as capped scores.
+    """
+    if wanted := [name for name in ("softcap", "s_aux") if others.get(name) is not None]:
+        raise NotImplementedError(f"attention with {', '.join(wanted)}")
+    _, heads, tokens, size = query.shape
+    groups = key.shape[1]
+    queries = query.view(groups, heads // groups, tokens, size)
+    keys, values = key[0], value[0]
+    # shared keys stand before those of a row, so that a row attends to one piece
+    pieces = [(0, rows.shared)] if rows.shared else []
+    start = rows.shared
+    for length in rows.lengths:
+        pieces.append((start, length))
+        start += length
+    attended = []
+    for start, length in pieces:
+        own = slice(start, start + length)
+        before = rows.shared if start else 0
+        k, v = (torch.cat([x[:, :before], x[:, own]], dim=1) if before else x[:, own] for x in (keys, values))
+        scores = queries[:, :, own].reshape(groups, -1, size) @ k.transpose(1, 2)
+        scores = scores.view(groups, -1, length, before + length) * scaling
+        scores = scores + _causal_mask(length, before, sliding_window, scores.dtype, scores.device)
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        weights = F.dropout(weights, p=dropout, training=module.training)
+        attended.append((weights.view(groups, -1, before + length) @ v).view(groups, -1, length, size))
+    output = torch.cat(attended, dim=2).view(1, heads, tokens, size)
+    return output.transpose(1, 2), None
+
+
+@lru_cache(maxsize=64)  # all layers of a pass ask for the same ones
+def _causal_mask(length: int, before: int, window: int | None, dtype: torch.dtype, device: torch.device):
+    """[length, before + length]: 0 where a token may look; minus infinity after it, and `window` or more before it."""
+    hidden = torch.ones((length, before + length), dtype=torch.bool, device=device)
+    hidden = hidden.triu(before + 1) | (hidden.tril(before - window) if window else False)
+    return torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, float("-inf"))
+
+
+AttentionInterface.register(PACKED, _attend_by_row)
+
+
+class _OutputLoss(torch.autograd.Function):
+    """Summed cross entropy of an output layer, `OUTPUT_ROWS` positions at a time: logits are never all in memory.
+
+    The gradient is found in the forward pass, where the probabilities are at hand (Wijmans et al. 2024, arXiv
+    2411.09009, do the same in blocks of the vocabulary on a GPU). `torch.nn.functional.linear_cross_entropy` takes 15
+    times as long on a CPU in bfloat16 (benchmarks/RESULTS.md).
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets):
+        total = torch.zeros((), device=hidden.device)
+        of_hidden = torch.empty_like(hidden)
+        of_weight = torch.zeros_like(weight) if weight.requires_grad else None
+        of_bias = torch.zeros_like(bias) if bias is not None and bias.requires_grad else None
+        pieces = (x.split(OUTPUT_ROWS) for x in (hidden, of_hidden, targets[:, None]))
+        for rows, of_rows, wanted in zip(*pieces, strict=True):
+            scores = torch.log_softmax(F.linear(rows, weight, bias), dim=1, dtype=torch.float32)
+            total -= scores.gather(1, wanted).sum()
+            if not any(ctx.needs_input_grad):
+                continue
+            scores.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=scores.dtype))
+            of_logits = scores.to(rows.dtype)
+            torch.mm(of_logits, weight, out=of_rows)
+            if of_weight is not None:
+                of_weight += of_logits.t() @ rows
+            if of_bias is not None:
+                of_bias += of_logits.sum(dim=0)
+        ctx.gradients = (of_hidden, of_weight, of_bias)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *(g if g is None else g.mul_(grad) for g in ctx.gradients), None

@@ -98,6 +98,22 @@ SPOT_FOLDS = 5
 SPOT_THRESHOLDS = (0.2, 0.3, 0.5, 0.7)  # shown after training
 SPOT_BATCH_TOKENS = 4_000  # tokens of one padded batch
 
+# --- audit.py ---
+AUDIT_DIR = REPORTS_DIR / "audit"
+AUDIT_PAGE_ROWS = 20
+AUDIT_NAMED = 5  # rows named in a message
+AUDIT_LIMITS = {  # fault (utils/supervision.py) -> share of the rows above which nothing is trained
+    "nothing trained": 0.0,
+    "end lost": 0.0,
+    "template mismatch": 0.0,
+    "too long": 0.05,
+    "cut off": 0.2,  # headlines and posts often end without a full stop
+    "duplicate": 0.05,
+    "contradiction": 0.2,  # several good rewritings of one text are common
+    "leak": 0.0,
+    "completion in prompt": 0.5,  # a rewriter must also see fair texts, which stay as they are
+}
+
 # --- train.py ---
 METHOD = "lora"
 LEARNING_RATE = 3e-4  # LoRA on a 135M model wants a little more than the 2e-4 of the paper for 7B
@@ -106,9 +122,10 @@ WARMUP_RATIO = 0.05
 WEIGHT_DECAY = 0.0
 OPTIMIZER = "adamw_torch"  # paged optimisers need CUDA; the paper's recipe sets one
 EPOCHS = 2.0  # a third pass over the embedded rows no longer lowers the validation loss
-BATCH_SIZE = 4  # rows in one forward pass: eight paragraphs of 150 tokens take more than 5 GB on CPU
-EVAL_BATCH_SIZE = 8  # no gradients are kept, so twice as many fit
-GRADIENT_ACCUMULATION = 2
+BATCH_SIZE = 8  # rows of one optimiser step
+EVAL_BATCH_SIZE = 16
+GRADIENT_ACCUMULATION = 1
+MICRO_BATCH_TOKENS = 2_048  # tokens of one forward pass: about 2.5 GB of activations for 135M parameters on a CPU
 GROUP_BY_LENGTH = True  # as in the paper's code: in a mixed batch of clauses and paragraphs most is padding
 MAX_GRAD_NORM = 1.0
 MAX_LENGTH = 1024  # tokens of prompt and completion together; longer rows are dropped and counted, never cut
@@ -116,12 +133,18 @@ VALIDATION_SHARE = 0.1
 EVAL_STEPS = 0.2  # share of all steps: five evaluations whatever the size of the data
 LOGGING_STEPS = 5
 EARLY_STOPPING_PATIENCE = 3  # evaluations without a better loss, as in the paper
+REPORT_TO = "tensorboard"  # files in the output folder; nothing leaves the machine
 LORA_R = 32
 LORA_ALPHA = 64
 LORA_DROPOUT = 0.0  # dropout masks cost a quarter of a CPU step; early stopping guards against over-fitting
 LORA_TARGETS = "all-linear"
 LORA_BIAS = "none"
 PREFIX_TOKENS = 20
+
+# --- merge.py ---
+MERGE_ROWS = 32
+MERGE_MAX_KL = 0.1  # nats a token; see benchmarks/RESULTS.md for what good and wrong merges have
+MAX_SHARD_SIZE = "5GB"
 
 # --- infer.py ---
 MAX_PROMPT_TOKENS = 1024  # a longer prompt is not cut but left unanswered, and counted

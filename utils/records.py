@@ -37,20 +37,20 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(path: Path, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
     """Gives an empty folder beside `path`; it is renamed to `path` when the block ends well.
 
-    A folder left by a killed run is deleted first: it never had the final name. With `overwrite`, what stands at
-    `path` is moved aside, and goes only once the new folder has its name.
+    A folder left by a killed run is deleted first, as it never had the final name; or with `resume` it is given as it
+    is. With `overwrite`, what stands at `path` is moved aside, and goes only once the new folder has its name.
     """
-    partial, old = (path.with_name(path.name + ending) for ending in (".partial", ".old"))
+    partial, old = unfinished(path), path.with_name(path.name + ".old")
     if old.exists() and not path.exists():  # killed between the two renames
         os.replace(old, path)
     check_output_folder(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in (partial, old):
+    for leftover in (old,) if resume else (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
+    partial.mkdir(exist_ok=resume)
     yield partial
     for file in partial.rglob("*"):
         if file.is_file():
@@ -60,6 +60,11 @@ def whole_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         os.replace(path, old)
     os.replace(partial, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def unfinished(path: Path) -> Path:
+    """Where an output folder is made, until it is complete."""
+    return path.with_name(path.name + ".partial")
 
 
 def check_output_folder(path: Path, overwrite: bool) -> None:

@@ -8,10 +8,11 @@ from utils.configs import InferConfig
 from utils.data import read_rewritings
 from utils.decoding import fill_guide
 from utils.edits import DROP, edits_between, fill, mark, read_fillings, words_of, write_fillings
-from utils.generation import end_tokens, generate
+from utils.generation import generate
 from utils.helpers import UserError, set_seed
+from utils.loading import end_tokens, load_model, load_tokenizer
 from utils.metrics import contains
-from utils.models import ModelRef, load_model, load_tokenizer
+from utils.models import ModelRef
 from utils.prompts import rewrite_messages
 from utils.spotter import Spot, load_spotter, spot
 
@@ -51,7 +52,7 @@ def _spotted(config: InferConfig, ref: ModelRef, template: str, texts: list[str]
     if not spots:
         return
     model, asked = load_model(ref, config.quantization), list(spots)
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(model.generation_config, tokenizer)
     spans = {i: [spot.span for spot in spots[i]] for i in asked}
     chats = [rewrite_messages(mark(texts[i], spans[i]), template, examples) for i in asked]
     guides = [fill_guide(tokenizer, banned(texts[i], spots[i]), ends) for i in asked]

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from utils import params
 from utils.edits import Span, join_words, words_of
 from utils.helpers import UserError
-from utils.models import ModelRef, load_base, load_tokenizer, resolve_recorded
+from utils.loading import load_base, load_tokenizer
+from utils.models import ModelRef, resolve_recorded
 from utils.prompts import spot_messages
 from utils.records import RECORD_NAME, read_json
 

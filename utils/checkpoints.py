@@ -1,0 +1,162 @@
+"""Checkpoints that are complete or not used: a marker is written last, and read before a run goes on from one."""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+
+from utils.configs import TrainConfig
+from utils.helpers import UserError
+from utils.models import ModelRef, model_record
+from utils.records import file_sha256, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+BEGUN = "begun.json"  # in the folder of an unfinished run: what it was begun with
+MARKER = "complete.json"  # of every file in the checkpoint its size and SHA-256
+_STATE = "trainer_state.json"
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Brings a checkpoint to disk and says what belongs to it."""
+    files = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != MARKER:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            name = str(path.relative_to(checkpoint))
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    write_json(checkpoint / MARKER, files)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or with the best one that it refers to; None if it can be used."""
+    try:
+        files = read_json(checkpoint / MARKER)
+        for name, wanted in files.items():
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != wanted["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {wanted['bytes']}"
+            if file_sha256(path) != wanted["sha256"]:
+                return f"{name} was changed"
+        best = best_of(checkpoint)
+    except (UserError, AttributeError, KeyError, TypeError):  # no marker, or no longer what mark_complete wrote
+        return f"it was not finished (no readable {MARKER})"
+    if best and best != checkpoint and (reason := damage(best)):
+        return f"the best one before it, {best.name}, is damaged: {reason}"
+    return None
+
+
+def best_of(checkpoint: Path) -> Path | None:
+    """The checkpoint with the lowest validation loss, as known when `checkpoint` was written."""
+    best = read_json(checkpoint / _STATE)["best_model_checkpoint"]
+    return checkpoint.parent / Path(best).name if best else None
+
+
+def by_step(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, the newest first."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
+
+
+def newest_usable(folder: Path) -> Path | None:
+    """The newest complete checkpoint; newer ones that are damaged are named in the log and deleted."""
+    for checkpoint in by_step(folder):
+        reason = damage(checkpoint)
+        if reason is None:
+            return checkpoint
+        logger.warning("%s cannot be used: %s", checkpoint.name, reason)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def same_run(config: TrainConfig, ref: ModelRef, folder: Path) -> dict:
+    """What tells this run from another one: settings, model, data. Compares it with a run that was begun before.
+
+    Raises:
+        UserError: a begun run is neither to be resumed nor to be given up, or it differs from this one.
+    """
+    passing = ("output", "overwrite", "resume", "report_to")  # these change nothing that is learned
+    settings = {name: value for name, value in asdict(config).items() if name not in passing}
+    data = {str(path): file_sha256(path) for path in config.files()}
+    this = json.loads(json.dumps({"settings": settings, "model": model_record(ref), "data": data}, default=str))
+    if not list(folder.rglob("checkpoint-*")) or (config.overwrite and not config.resume):
+        return this
+    if not config.resume:
+        raise UserError(f"{folder} holds a run that was stopped: add --resume to go on, or --overwrite to start anew")
+    begun = read_json(folder / BEGUN)
+    before = begun["settings"]
+    changed = [f"--{k} was {before.get(k)!r}, is {v!r}" for k, v in this["settings"].items() if before.get(k) != v]
+    changed += [f"the {part} changed" for part in ("model", "data") if begun[part] != this[part]]
+    if changed:
+        raise UserError(f"{folder} was begun differently ({'; '.join(changed)}): --overwrite starts anew")
+    return this
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """A disk that is full becomes a UserError; the libraries say it in several ways."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        by_torch = any(
+            part in str(error) for part in ("PytorchStreamWriter", "inline_container")
+        )  # no type of its own
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        if not (by_torch or full or isinstance(error, SafetensorError)):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{folder}: writing failed ({reason}): is the disk full? --resume goes on from the last checkpoint"
+        ) from error
+
+
+class CompleteCheckpoints(TrainerCallback):
+    """Marks each checkpoint, and then deletes those that neither of the two newest ones needs."""
+
+    def on_save(self, args, state, control, **others):
+        if not state.is_world_process_zero:
+            return
+        newest, *older = by_step(Path(args.output_dir))
+        mark_complete(newest)
+        needed = {newest, best_of(newest)}
+        if older:  # should the newest be damaged, the run goes on from this one
+            needed |= {older[0], best_of(older[0])}
+        for checkpoint in set(older) - needed:
+            shutil.rmtree(checkpoint)
+
+
+class StopOnSignal(TrainerCallback):
+    """Ctrl+C (or SIGTERM, from a scheduler) ends the step, saves a checkpoint and stops; the second stops at once."""
+
+    def __init__(self):
+        self.stopped = False
+
+    def on_train_begin(self, args, state, control, **others):
+        self.before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _stop(self, number, frame):
+        if self.stopped:
+            raise KeyboardInterrupt("stopped at once; --resume goes on from the last checkpoint")
+        logger.warning("stopping after this step, to save it (once more stops at once)")
+        self.stopped = True
+
+    def on_step_end(self, args, state, control, **others):
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **others):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

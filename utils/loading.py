@@ -1,0 +1,141 @@
+"""Tokenizers and models in memory. Device, number type and quantisation are known here and nowhere else."""
+
+from typing import Any
+
+from utils.helpers import UserError
+from utils.models import ModelRef
+
+
+def load_tokenizer(ref: ModelRef, side: str = "left"):
+    """Tokenizer of the adapter or base. `side` is the padding side: left to generate, right to train."""
+    from jinja2 import TemplateError
+    from transformers import AutoTokenizer
+
+    source = ref.adapter if ref.adapter and (ref.adapter / "tokenizer.json").is_file() else ref.path
+    revision = ref.revision if source == ref.path else None
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side=side)
+    if tokenizer.chat_template is None:
+        raise UserError(f"{ref.name} has no chat template: take the instruct or chat version of the model")
+    try:
+        tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in ("system", "user")], tokenize=False)
+    except TemplateError as error:
+        raise UserError(f"{ref.name}: its chat template takes no system turn ({error}): take another model") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def end_tokens(settings, tokenizer) -> set[int]:
+    """The model's own end tokens and the tokenizer's: chat models often end a turn with another token than a text.
+
+    Args:
+        settings: the model's GenerationConfig.
+    """
+    ends = settings.eos_token_id
+    return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+
+
+def generation_settings(ref: ModelRef):
+    """The GenerationConfig of a model that is not loaded."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(ref.path, revision=ref.revision)
+    except OSError:  # it comes without one
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(ref.path, revision=ref.revision))
+
+
+def load_base(
+    ref: ModelRef, quantization: str = "none", settings: dict[str, Any] | None = None, training: bool = False
+):
+    """Loads a base model.
+
+    Args:
+        quantization: "none" (16-bit), "nf4" (4-bit) or "int8".
+        settings: 4-bit details `nf4_quant_type`, `nf4_double_quant`, `compute_dtype`; defaults as in QLoRA.
+        training: the model will be trained, so its 4-bit weights must stay in the layout the backward pass reads.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    settings = settings or {}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, settings.get("compute_dtype", "bfloat16"))
+    if device == "cpu" and (dtype == torch.float16 or not cpu_has_bf16()):
+        dtype = torch.float32  # half precision without hardware for it is slower than single, and float16 overflows
+    model = AutoModelForCausalLM.from_pretrained(
+        ref.path,
+        revision=ref.revision,
+        dtype=dtype,
+        device_map={"": device} if quantization != "none" or device == "cuda" else None,
+        use_safetensors=True,
+        quantization_config=_quantization_config(quantization, settings, dtype),
+        # on CPU the backward pass of the fused kernel is slower than the plain one (benchmarks/RESULTS.md)
+        attn_implementation="eager" if device == "cpu" and training else None,
+    )
+    if training and quantization == "nf4":
+        keep_trainable_layout(model)
+    return model
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware."""
+    import torch
+
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _quantization_config(quantization: str, settings: dict[str, Any], dtype):
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=settings.get("nf4_quant_type", "nf4"),
+            bnb_4bit_use_double_quant=settings.get("nf4_double_quant", True),
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype,  # the storage type that FSDP can shard
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if quantization == "int8" else None
+
+
+def keep_trainable_layout(model) -> None:
+    """Keeps 4-bit weights in the layout that the backward pass reads, also across evaluation passes.
+
+    On a CPU with AVX512-bf16, bitsandbytes repacks a 4-bit weight for inference in the first eval-mode forward. The
+    backward pass of later training steps reads the repacked bytes as if they were not: every gradient is wrong and
+    nothing is raised. Here repacking is switched off, and weights that are repacked already are put back.
+    """
+    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            state = module.weight.quant_state
+            if getattr(state, "packing_format_for_cpu", False):
+                module.weight.data, module.weight.quant_state = _convert_weight_packed_for_cpu_inverse(
+                    module.weight.data, state
+                )
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_model(ref: ModelRef, quantization: str | None = None):
+    """Loads a model to generate with: a base, or a base with its adapter on top, in eval mode.
+
+    `quantization` None means: as the adapter was trained, and 16-bit without an adapter.
+    """
+    trained = ref.record.get("config", {})
+    if quantization is None:
+        quantization = (trained.get("quantization") or "none") if ref.adapter else "none"
+    model = load_base(ref, quantization, trained)
+    if ref.adapter:
+        from peft import PeftModel
+
+        try:
+            model = PeftModel.from_pretrained(model, ref.adapter)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{ref.adapter} does not fit {ref.name}, it was trained on another base ({reason})"
+            ) from error
+    return model.eval()

@@ -1,0 +1,251 @@
+"""SFTTrainer that computes only what is learned from, in parts that fit into memory, and stops at a loss of NaN."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PrefixTuningConfig
+from transformers import EarlyStoppingCallback
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTConfig, SFTTrainer
+
+from utils import likelihood
+from utils.checkpoints import CompleteCheckpoints, StopOnSignal
+from utils.configs import TrainConfig
+from utils.helpers import UserError
+from utils.loading import cpu_has_bf16, load_base
+from utils.models import ModelRef
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, torch.Tensor]
+# largest relative difference between our loss or gradients and the ordinary ones; measured: 1e-6 and 0.05
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+
+
+class CompletionTrainer(SFTTrainer):
+    """Trains with `likelihood.completion_loss` where that is the ordinary loss, and with SFTTrainer's own elsewhere.
+
+    A batch of the data loader is one batch for the optimiser (times gradient accumulation). It goes through the model
+    in parts of at most `micro_batch_tokens` tokens; the loss stays the mean over all its supervised tokens.
+    """
+
+    def __init__(self, *arguments, micro_batch_tokens: int, **named):
+        super().__init__(*arguments, **named)
+        self.micro_batch_tokens = micro_batch_tokens
+        self.ordinary_because = _reason_for_the_ordinary_loss(self.model, self.args)
+        self.checked = False
+        if self.ordinary_because:
+            logger.info("the ordinary loss of the library is used: %s", self.ordinary_because)
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            return _SeededLengthGroups(sampler.batch_size, lengths=sampler.lengths, seed=self.args.data_seed)
+        return sampler
+
+    def training_step(self, model, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
+        if not self.ordinary_because and not self.checked:
+            self._check_loss(self._prepare_inputs(inputs))
+        step = super().training_step
+        loss = sum(step(model, part, num_items_in_batch) for part in self._parts(inputs))
+        if not torch.isfinite(loss):
+            raise UserError(self._why_not_finite(loss.item(), inputs))
+        return loss
+
+    def compute_loss(self, model, inputs: Batch, return_outputs=False, num_items_in_batch=None):
+        if self.ordinary_because or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return likelihood.completion_loss(self.model, inputs, num_items_in_batch)
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Loss per supervised token over all rows; the library's is a mean of the means of batches."""
+        self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        total, tokens, rows = 0.0, 0, 0
+        for batch in dataloader:
+            for part in self._parts(self._prepare_inputs(batch)):
+                supervised = int((part["labels"][:, 1:] != -100).sum())
+                total += self.compute_loss(self.model, part).item() * supervised
+                tokens += supervised
+            rows += len(batch["input_ids"])
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        loss = total / tokens
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": loss}, rows)
+
+    def _parts(self, inputs: Batch) -> Iterator[Batch]:
+        return split_batch(inputs, self.micro_batch_tokens, padded=bool(self.ordinary_because))
+
+    def _check_loss(self, inputs: Batch) -> None:
+        """Once, on the two shortest rows of the first batch: is our loss the ordinary one for this model?"""
+        self.checked = True
+        rows = inputs["attention_mask"].sum(dim=1).argsort()[:2]
+        few = next(split_batch({name: value[rows] for name, value in inputs.items()}, budget=10**9))
+        try:
+            found = likelihood.difference(self.model, few)
+        except (NotImplementedError, TypeError) as error:  # the model's attention wants or gives something else
+            found, reason = float("inf"), str(error)
+        else:
+            reason = f"its loss or gradients differ by {found:.1%}"
+        if not found <= TOLERANCE.get(self.model.dtype, TOLERANCE[torch.bfloat16]):
+            self.ordinary_because = f"the faster loss does not fit this model ({reason})"
+            logger.warning("the ordinary loss of the library is used: %s", self.ordinary_because)
+
+    def _why_not_finite(self, loss: float, inputs: Batch) -> str:
+        """One line: where the numbers went wrong, and what to try."""
+        where = f"the loss is {loss} in step {self.state.global_step + 1}"
+        trained = (p for p in self.model.parameters() if p.requires_grad)
+        if not all(torch.isfinite(p).all() for p in trained):
+            return (
+                f"{where}, because the step before made weights that are no numbers: give a lower --lr (it was "
+                f"{self._get_learning_rate():.2g}), a lower --max_grad_norm or more --warmup_ratio"
+            )
+        longest = int(inputs["attention_mask"].sum(dim=1).max()) if "attention_mask" in inputs else "?"
+        return (
+            f"{where} although all weights are finite (longest row: {longest} tokens): the numbers overflow, "
+            "try --compute_dtype bfloat16 or float32, or --quantization none"
+        )
+
+
+class _SeededLengthGroups(LengthGroupedSampler):
+    """The library's draws from the global generator: a run that is resumed within an epoch would meet other batches."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator = torch.Generator().manual_seed(self.seed + epoch)
+
+
+def _reason_for_the_ordinary_loss(model, arguments) -> str | None:
+    """Why `completion_loss` is not used here; None if it is."""
+    if model.device.type != "cpu":
+        return "the device has fused kernels for it"
+    if arguments.packing:
+        return "packed rows come with their own positions"
+    return likelihood.supports(model)
+
+
+def trainer_arguments(config: TrainConfig, folder: Path):
+    """Our settings in the names of the library: the only place where the two meet."""
+    cuda = torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(folder / "checkpoints"),
+        seed=config.seed,
+        data_seed=config.seed,
+        max_length=None,  # longer rows are dropped before, and counted
+        completion_only_loss=not config.train_on_inputs,
+        packing=config.packing,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.lr_scheduler,
+        warmup_steps=config.warmup_ratio,  # below 1 the library reads a share
+        weight_decay=config.weight_decay,
+        optim=config.optimizer,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.eval_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        max_grad_norm=config.max_grad_norm,
+        gradient_checkpointing=config.gradient_checkpointing,
+        train_sampling_strategy="group_by_length" if config.group_by_length else "random",
+        bf16=config.compute_dtype == "bfloat16" and (cuda or cpu_has_bf16()),
+        fp16=config.compute_dtype == "float16" and cuda,
+        use_cpu=not cuda,
+        eval_strategy="steps",
+        eval_steps=config.eval_steps,
+        save_strategy="steps",
+        save_steps=config.eval_steps,
+        restore_callback_states_from_checkpoint=True,  # the patience of early stopping
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        logging_steps=config.logging_steps,
+        report_to=[name for name in config.trackers() if name != "tensorboard"],
+        disable_tqdm=None if sys.stderr.isatty() else True,
+        dataloader_pin_memory=cuda,
+    )
+
+
+def _adapter_config(config: TrainConfig):
+    """LoRA or prefix settings for PEFT; None when all weights are trained."""
+    if config.method == "full":
+        return None
+    if config.method == "prefix":
+        return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=config.prefix_tokens)
+    targets = config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(",")
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        bias=config.lora_bias,
+        target_modules=targets,
+    )
+
+
+def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokenizer, folder: Path):
+    """The trainer with its model, checkpoints in `folder`/checkpoints."""
+    callbacks = [CompleteCheckpoints(), StopOnSignal()]
+    if config.patience:
+        callbacks.append(EarlyStoppingCallback(config.patience))
+    if "tensorboard" in config.trackers():
+        from torch.utils.tensorboard import SummaryWriter
+
+        callbacks.append(TensorBoardCallback(SummaryWriter(folder / "logs")))
+    # all weights are trained in float32: a step of 1e-5 is lost in 16 bits
+    settings = vars(config) | ({"compute_dtype": "float32"} if config.method == "full" else {})
+    trainer = CompletionTrainer(
+        model=load_base(ref, config.quantization, settings, training=True),
+        args=trainer_arguments(config, folder),
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        peft_config=_adapter_config(config),
+        callbacks=callbacks,
+        micro_batch_tokens=config.micro_batch_tokens,
+    )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # the library keeps adapters of quantised models in 16 bits
+            parameter.data = parameter.data.float()
+    return trainer
+
+
+def split_batch(inputs: Batch, budget: int, padded: bool = True) -> Iterator[Batch]:
+    """Splits a batch into parts of at most `budget` tokens, rows of like length together, and cuts off padding.
+
+    Args:
+        inputs: tensors [rows, tokens], padded on the right, among them attention_mask and labels.
+        budget: tokens of a part. A single row may be longer, and is a part of its own.
+        padded: padding counts, and so do tokens that all rows share: the ordinary pass computes them, ours does not.
+    """
+    if "attention_mask" not in inputs:  # rows that the library has packed already
+        yield inputs
+        return
+    lengths = inputs["attention_mask"].sum(dim=1)
+    shared = 0 if padded else likelihood.shared_prefix(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+    part: list[int] = []
+    cost = shared
+    for row in lengths.argsort(descending=True, stable=True).tolist():
+        # a shorter row is padded to the longest, which came first
+        more = int(lengths[part[0] if padded and part else row]) - shared
+        if part and cost + more > budget:
+            yield _take(inputs, part, lengths)
+            part, cost = [], shared
+            more = int(lengths[row]) - shared
+        part.append(row)
+        cost += more
+    yield _take(inputs, part, lengths)
+
+
+def _take(inputs: Batch, rows: list[int], lengths: torch.Tensor) -> Batch:
+    width = int(lengths[rows].max())
+    return {name: value[rows, :width] for name, value in inputs.items()}
