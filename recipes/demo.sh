@@ -21,7 +21,7 @@ run python generate_data/annotate.py --engine transformers --limit 2 --retries 0
 
 # 2. Learn from the embedded training rows what to change and what to write there; make a stand-alone model of the latter.
 run python training/train_spotter.py --output $MODELS/spotter --overwrite
-run python training/train.py --prompt fill --batch_size 8 --gradient_accumulation 1 --output $MODELS/adapter --overwrite
+run python training/train.py --prompt fill --output $MODELS/adapter --overwrite
 run python training/merge.py --adapter_model $MODELS/adapter --output $MODELS/merged
 
 # 3. Rewrite the test rows: the tuned model, the same base by prompt alone, and what needs no model.

@@ -1,8 +1,11 @@
 """Batches keep to their token budget, rows to their processors, and no prompt is cut."""
 
+import copy
+
 import pytest
 import torch
 
+from utils import cache, generation
 from utils.configs import GenerationConfig
 from utils.generation import _batches, _PerRow, generate
 from utils.loading import load_model, load_tokenizer
@@ -69,3 +72,140 @@ def test_a_processor_decides_what_is_written_also_with_beams(parts):
         config = GenerationConfig(max_new_tokens=8, num_beams=beams)
         answers = list(generate(model, tokenizer, [chat("a"), chat("bcd")], config, [say_yes, say_yes]))
         assert [(a.text, a.status) for a in answers] == [("yes", "ok")] * 2
+
+
+TEXTS = [
+    "a",
+    "bb bb bb",
+    "the quick brown fox, the quick brown fox, the quick",
+    "x" * 60,
+    "",
+    "one two three " * 5,
+] * 3
+
+
+@pytest.fixture(scope="module")
+def precise(tiny_model):
+    from utils.loading import load_base
+
+    ref = resolve(str(tiny_model))
+    return load_base(ref, "none", {"compute_dtype": "float32"}).eval(), load_tokenizer(ref)
+
+
+def texts_of(answers):
+    return [(a.text, a.status, a.tokens) for a in sorted(answers, key=lambda a: a.index)]
+
+
+def by_library(precise, monkeypatch, **settings):
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "_reason_for_the_library", lambda model, config: "the test says so")
+        return texts_of(generate(*precise, [chat(t) for t in TEXTS], GenerationConfig(**settings)))
+
+
+@pytest.mark.parametrize("batch_tokens", [100, 700, 12_000])
+def test_answers_are_those_of_the_library_whatever_the_slots(precise, monkeypatch, batch_tokens):
+    """From one slot, where every row waits for the one before, to all rows at once."""
+    wanted = by_library(precise, monkeypatch, max_new_tokens=25)
+    found = generate(
+        *precise, [chat(t) for t in TEXTS], GenerationConfig(max_new_tokens=25, batch_tokens=batch_tokens)
+    )
+    assert texts_of(found) == wanted
+
+
+def test_rows_that_end_make_room_for_others(precise, monkeypatch):
+    """Rows end at different times, by a guide; the cache is compacted and filled again on the way."""
+    model, tokenizer = precise
+    sizes = []
+    resized = cache.RowCache.resized
+    monkeypatch.setattr(
+        cache.RowCache,
+        "resized",
+        lambda self, keep, slots, c: sizes.append((len(keep), slots)) or resized(self, keep, slots, c),
+    )
+
+    def stop_after(count):
+        def process(written, scores):
+            scores[tokenizer.eos_token_id] = 1e9 if len(written) >= count else -1e9
+            return scores
+
+        return process
+
+    guides = [stop_after(n % 5 + 1) for n in range(len(TEXTS))]
+    config = GenerationConfig(max_new_tokens=8, batch_tokens=600)
+    answers = sorted(generate(model, tokenizer, [chat(t) for t in TEXTS], config, guides), key=lambda a: a.index)
+    assert [a.tokens for a in answers] == [n % 5 + 1 for n in range(len(TEXTS))]
+    assert {a.status for a in answers} == {"ok"}
+    assert any(keep and slots > keep for keep, slots in sizes)  # some rows stayed, some came
+    assert sizes[0][0] == 0 and len(sizes) > 3
+
+
+def test_guesses_come_from_the_prompt_and_experience():
+    """What came after the last two tokens, where they stood before."""
+    row = generation._Row(0, [5, 6, 7, 8, 9, 5, 6], None, None, [])
+    assert row.look_up() == [7, 8]  # two in three guesses are trusted to be right at first
+    row.learn(right=20, wrong=0)
+    assert row.look_up() == [7, 8, 9, 5, 6]
+    row.learn(right=0, wrong=9)
+    assert row.look_up() == []
+    for _ in range(50):
+        row.learn(0, 0)
+    assert len(row.look_up()) == 1  # tried again
+    row.written = [1]
+    assert row.look_up() == []  # never seen before
+    row.written = [1, 8, 9]
+    assert row.look_up()[:1] == [5]
+
+
+def test_prompts_that_share_nothing(precise, monkeypatch):
+    model, tokenizer = precise
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    texts = [chat("abc"), chat("xyz")]
+    found = texts_of(generate(model, tokenizer, texts, GenerationConfig(max_new_tokens=5)))
+    monkeypatch.setattr(generation, "_reason_for_the_library", lambda model, config: "the test says so")
+    assert texts_of(generate(model, tokenizer, texts, GenerationConfig(max_new_tokens=5))) == found
+
+
+def test_guessing_saves_passes_and_changes_nothing(precise, monkeypatch):
+    model, tokenizer = precise
+    passes = []
+    plain = cache.forward
+    monkeypatch.setattr(generation, "forward", lambda *a: passes.append(a[3]) or plain(*a))
+    config = GenerationConfig(max_new_tokens=60)
+    chats = [chat(t) for t in TEXTS]
+    found = texts_of(generate(model, tokenizer, chats, config))
+    with_guesses = len(passes)
+    assert any(len(new) > 1 for step in passes[2:] for new in step)
+    passes.clear()
+    monkeypatch.setattr(generation._Row, "look_up", lambda self: [])
+    assert texts_of(generate(model, tokenizer, chats, config)) == found
+    assert with_guesses < len(passes)  # a random model soon repeats itself
+
+
+def test_chance_is_the_rows_own_and_the_nucleus_is_kept(precise):
+    torch.manual_seed(3)
+    config = GenerationConfig(max_new_tokens=12, temperature=1.0)
+    chats = [chat("same")] * 4
+    first = [a.text for a in sorted(generate(*precise, chats, config), key=lambda a: a.index)]
+    assert len(set(first)) == 4
+    torch.manual_seed(3)
+    narrow = GenerationConfig(max_new_tokens=12, temperature=1.0, batch_tokens=50)  # one row at a time
+    assert [a.text for a in sorted(generate(*precise, chats, narrow), key=lambda a: a.index)] == first
+    torch.manual_seed(3)
+    greedy = GenerationConfig(max_new_tokens=12)
+    only = GenerationConfig(max_new_tokens=12, temperature=1.0, top_p=1e-6)  # the likeliest token alone
+    assert [a.text for a in generate(*precise, chats[:1], only)] == [
+        a.text for a in generate(*precise, chats[:1], greedy)
+    ]
+
+
+def test_a_model_that_the_cache_does_not_fit_is_left_to_the_library(precise, monkeypatch, caplog):
+    import logging
+
+    wanted = by_library(precise, monkeypatch, max_new_tokens=10)
+    plain = cache.begin
+    # as if the shared tokens had not been read
+    monkeypatch.setattr(generation, "begin", lambda model, ids: plain(model, [7] * len(ids)))
+    with caplog.at_level(logging.INFO):
+        found = texts_of(generate(*precise, [chat(t) for t in TEXTS], GenerationConfig(max_new_tokens=10)))
+    assert "our cache does not fit this model" in caplog.text and found == wanted

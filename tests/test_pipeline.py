@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from safetensors.torch import load_file
 
 from utils.data import read_table
@@ -39,6 +40,7 @@ def trained(tmp_path_factory, tiny_model):
 def test_the_adapter_folder_describes_itself(trained, tiny_model):
     names = {p.name for p in (trained / "adapter").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "metrics.json", "loss.png", "run.json"} <= names
+    assert {"audit.html", "audit.json", "logs", "README.md"} <= names and "begun.json" not in names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
     assert "checkpoints" not in names and not (trained / "adapter.partial").exists()
     record = json.loads((trained / "adapter" / "run.json").read_text())
@@ -57,9 +59,14 @@ def test_the_merged_folder_loads_with_plain_transformers_and_is_base_plus_adapte
     settings = json.loads((trained / "adapter" / "adapter_config.json").read_text())
     key = "model.layers.1.mlp.down_proj"
     a, b = (adapter[f"base_model.model.{key}.lora_{side}.weight"].float() for side in "AB")
-    wanted = base.get_submodule(key).weight + settings["lora_alpha"] / settings["r"] * b @ a
+    report = json.loads((trained / "merged" / "merge_report.json").read_text())
+    weight = base.get_submodule(key).weight
+    if report["kept"] == "nf4":
+        packed = quantize_4bit(weight.data.to(torch.bfloat16), quant_type="nf4", compress_statistics=True)
+        weight = dequantize_4bit(*packed)
+    wanted = weight.float() + settings["lora_alpha"] / settings["r"] * b @ a
     assert not torch.equal(merged.get_submodule(key).weight, base.get_submodule(key).weight)
-    assert torch.allclose(merged.get_submodule(key).weight, wanted.to(torch.bfloat16).float())
+    assert torch.allclose(merged.get_submodule(key).weight, wanted.to(torch.bfloat16).float(), rtol=1e-2)
     tokenizer = AutoTokenizer.from_pretrained(trained / "merged")
     assert "<|im_start|>" in tokenizer.chat_template
     assert (trained / "merged" / "generation_config.json").is_file()
@@ -88,9 +95,11 @@ def test_infer_keeps_every_column_and_never_cuts_a_prompt(trained, script, tmp_p
     assert again.returncode == 2 and "already there" in again.stderr
 
 
-def test_adapter_and_merged_model_answer_alike(trained, script):
+def test_adapter_and_merged_model_answer_alike(trained, script, tmp_path):
+    result = script(MERGE, "--adapter_model", trained / "adapter", "--output", tmp_path / "merged", "--base_weights", "16-bit")
+    assert result.returncode == 0, result.stderr
     flags = ["--input_text", "bad thing", "--max_new_tokens", "8", "--quantization", "none"]
-    merged = script(INFER, "--base_model", trained / "merged", *flags)
+    merged = script(INFER, "--base_model", tmp_path / "merged", *flags)
     adapter = script(INFER, "--adapter_model", trained / "adapter", *flags)
     assert merged.returncode == adapter.returncode == 0, adapter.stderr
     assert merged.stdout == adapter.stdout
@@ -284,26 +293,28 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, message, sc
     assert "Loading weights" not in result.stderr
 
 
-def test_rows_over_the_limit_are_dropped_and_counted_and_the_prompt_is_not_learned(tiny_model):
-    from training.train import build_trainer, to_dataset
+@pytest.mark.parametrize("inputs_too", [False, True])
+def test_rows_over_the_limit_are_dropped_and_counted_and_the_prompt_is_not_learned(tiny_model, tmp_path, inputs_too):
+    from training.train import to_dataset
     from utils.configs import TrainConfig
     from utils.loading import load_tokenizer
     from utils.models import resolve
+    from utils.supervision import encode
+    from utils.trainer import build_trainer
 
     ref = resolve(str(tiny_model))
     tokenizer = load_tokenizer(ref, side="right")
     rows = [
-        {"prompt": "bad thing", "completion": "thing", "templated": True},
-        {"prompt": "x" * 900, "completion": "x", "templated": True},
+        {"number": 1, "prompt": "bad thing", "completion": "thing", "templated": True},
+        {"number": 2, "prompt": "x" * 900, "completion": "x", "templated": True},
     ]
-    for inputs_too in (False, True):
-        config = TrainConfig(max_length=600, quantization="none", train_on_inputs=inputs_too)
-        data, dropped = to_dataset(rows, tokenizer, config)
-        assert (len(data), dropped) == (1, 1)
-        trainer = build_trainer(config, ref, data, data, tokenizer, ROOT / "models" / "never-written")
-        labels = trainer.train_dataset[0]["labels"]
-        learned = tokenizer.decode([token for token in labels if token != -100])
-        assert learned.startswith("<|im_start|>system" if inputs_too else "thing<|im_end|>")
+    config = TrainConfig(max_length=600, quantization="none", train_on_inputs=inputs_too, report_to="none")
+    data = to_dataset([encode(row, tokenizer, "rewrite", inputs_too) for row in rows], config.max_length)
+    assert len(data) == 1
+    trainer = build_trainer(config, ref, data, data, tokenizer, tmp_path)
+    labels = trainer.data_collator([trainer.train_dataset[0]])["labels"][0].tolist()  # what the loss sees
+    learned = tokenizer.decode([token for token in labels if token != -100])
+    assert learned.startswith("<|im_start|>system" if inputs_too else "thing<|im_end|>")
 
 
 def test_baselines_and_scores_with_columns_of_ones_own(script, tmp_path):

@@ -24,12 +24,15 @@ def test_it_learns_to_rewrite(script, tmp_path):
     assert result.returncode == 0, result.stderr
     found = json.loads((spotter / "metrics.json").read_text())
     assert found["auc"] > 0.8 and found["text_auc"] > 0.8  # by cross-validation; 0.5 is guessing
-    tuning = ("--prompt", "fill", "--limit", 80, "--epochs", 1, "--gradient_accumulation", 1, "--eval_steps", 0.5)
+    tuning = ("--prompt", "fill", "--limit", 80, "--epochs", 1, "--batch_size", 4, "--eval_steps", 0.5)
     result = script(TRAIN, *tuning, "--output", adapter)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((adapter / "metrics.json").read_text())
     assert metrics["validation_loss"] < 0.9 * metrics["validation_loss_before"]
+    assert metrics["ordinary_loss_because"] is None  # our loss was checked on the real model, and used
     assert script(MERGE, "--adapter_model", adapter, "--output", merged).returncode == 0
+    report = json.loads((merged / "merge_report.json").read_text())
+    assert report[report["kept"]]["kl_mean"] < 0.03 and report[report["kept"]]["agreement"] > 0.9
     scores = {}
     for name, base in (("prompted", "smollm2"), ("tuned", merged)):
         output = tmp_path / f"{name}.csv"

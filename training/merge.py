@@ -94,6 +94,19 @@ def save(model, ref: ModelRef, folder: Path, config: MergeConfig) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def write_merge_card(folder: Path, ref: ModelRef, base: str, kept: dict) -> None:
+    """The card of the adapter, and how close the merged model is to it; nothing for an adapter without a record."""
+    from utils.card import write_card
+
+    if "metrics" in ref.record:
+        how = (
+            f"Merged into the {base} weights of the base. Kullback-Leibler divergence from base and adapter "
+            f"{kept['kl_mean']:.4f} nats a token (at most {kept['kl_max']:.3f}), the same likeliest token in "
+            f"{kept['agreement']:.1%} of {kept['tokens']} tokens of {kept['rows']} held-out rows."
+        )
+        write_card(folder, ref.record, "Rewrites biased text", "merge", ["", how])
+
+
 def push(folder: Path, repository: str) -> None:
     """Uploads the folder to a private repository of the Hub."""
     from huggingface_hub import HfApi
@@ -139,7 +152,8 @@ def main(config: MergeConfig) -> None:
             save(model, ref, folder, config)
             write_json(folder / "merge_report.json", report)
             finish_record(record, folder, **identity, prompt=ref.record.get("prompt"))
-        kept = report[report["kept"]]
+            kept = report[report["kept"]]
+            write_merge_card(folder, ref, report["kept"], kept)
         print(
             f"{ref.adapter} merged into {ref.name} ({report['kept']} weights; KL {kept['kl_mean']:.4f}, same token "
             f"{kept['agreement']:.1%}): {output}; next: python testing/infer.py --base_model {output}"

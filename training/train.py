@@ -16,7 +16,7 @@ the checkpoint with the lowest validation loss is kept, and training stops early
 appears when it is complete. A run that was stopped (Ctrl+C saves first), killed or cut off by a full disk goes on
 with --resume from its newest complete checkpoint in models/adapter.partial/, to the same weights.
 
-Before the first step the rows are audited, see training/audit.py; audit.html in the folder shows what was learned from.
+Before the first step the rows are audited as by training/audit.py; audit.html shows what was learned from.
 
 Next: python training/merge.py
 """
@@ -128,8 +128,9 @@ def audit(examples: list[Example], tokenizer, config: TrainConfig, folder: Path)
 
 def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list, tokenizer, folder: Path) -> dict:
     """Trains one seed into `folder`, from its newest checkpoint if there is one, and returns its metrics."""
+    from utils.card import write_card
     from utils.checkpoints import disk_errors, newest_usable
-    from utils.report import adapter_card, plot_losses
+    from utils.report import plot_losses
     from utils.trainer import build_trainer
 
     folder.mkdir(exist_ok=True)
@@ -160,6 +161,7 @@ def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list
         "steps": state.global_step,
         "train_seconds": outcome.metrics["train_runtime"],
         "rows": {"train": len(train), "validation": len(validation), "too_long": dropped},
+        "resumed_from_step": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
         "ordinary_loss_because": trainer.ordinary_because,
     }
     trainer.save_model(folder)
@@ -168,7 +170,7 @@ def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list
     plot_losses(state.log_history, folder / "loss.png")
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
     finish_record(record, folder, model=model_record(ref), prompt=config.prompt, metrics=metrics)
-    (folder / "README.md").write_text(adapter_card(record), encoding="utf-8")
+    write_card(folder, record, "Rewrites biased text", "finetune" if config.method == "full" else "adapter")
     shutil.rmtree(folder / "checkpoints")
     return metrics
 

@@ -34,9 +34,9 @@ def completion_loss(
     Returns:
         A scalar with gradient.
     """
-    causal = _without_adapter(model)
+    causal = without_adapter(model)
     packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
-    with _packed_attention(causal), lora.one_product(model):
+    with attention_by(PACKED, causal), lora.one_product(model):
         hidden = causal.base_model(
             input_ids=packed.ids[None], position_ids=packed.positions[None], use_cache=False, rows=packed
         ).last_hidden_state[0]
@@ -54,7 +54,7 @@ def supports(model) -> str | None:
     It calls the layers below the output layer itself, so nothing may lie between output layer and loss, and the model
     must take its attention function from the registry of transformers.
     """
-    causal = _without_adapter(model)
+    causal = without_adapter(model)
     config = causal.config.get_text_config()
     if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
         return "prefix tuning adds positions of its own"
@@ -92,7 +92,8 @@ def difference(model, inputs: dict[str, torch.Tensor]) -> float:
     return max(by_loss, by_gradient.item())
 
 
-def _without_adapter(model):
+def without_adapter(model):
+    """The causal LM below a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -137,11 +138,11 @@ def shared_prefix(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -
 
 
 @contextlib.contextmanager
-def _packed_attention(causal):
-    """Within the block the model attends by `_attend_by_row`."""
+def attention_by(name: str, causal):
+    """Within the block the model attends by a function of transformers' registry."""
     config = causal.config.get_text_config()
     before = config._attn_implementation
-    config._attn_implementation = PACKED
+    config._attn_implementation = name
     try:
         yield
     finally:

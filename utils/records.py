@@ -184,7 +184,7 @@ def start_record(config: Any, inputs: list[Path]) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": _gpus()},
         "inputs": {shareable(str(path.resolve())): file_sha256(path) for path in inputs if path.is_file()},
         "started": _now(),
     }
@@ -206,6 +206,12 @@ def shareable(value: Any) -> Any:
     if isinstance(value, list):
         return [shareable(item) for item in value]
     return value.replace(f"{ROOT}/", "") if isinstance(value, str) else value
+
+
+def _gpus() -> list[str]:
+    """Names of the CUDA devices; none are looked for where torch was not needed."""
+    torch = sys.modules.get("torch")
+    return [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch else []
 
 
 def _now() -> str:

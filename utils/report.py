@@ -21,24 +21,6 @@ def plot_losses(history: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
-def adapter_card(record: dict) -> str:
-    """The model card of a trained adapter, from its run record."""
-    config, metrics = record["config"], record["metrics"]
-    library = "transformers" if config["method"] == "full" else "peft"
-    front = {"base_model": record["model"]["name"], "library_name": library, "tags": [config["method"], "safety"]}
-    lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "---", "", "# Rewrites biased text", ""]
-    lines += [
-        f"Method {config['method']} on {record['model']['name']} ({config['quantization']} weights), trained on",
-        f"{metrics['rows']['train']} rows of {config['input']} with the prompt template '{record['prompt']}'.",
-        "",
-        f"Validation loss {metrics['validation_loss_before']:.3f} before, {metrics['validation_loss']:.3f} after "
-        f"{metrics['best_step']} steps (seed {config['seed']}). Everything else is in run.json and metrics.json.",
-        "",
-        "It was trained to rewrite single texts. It is no filter and no judge: check what it writes.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 _AUDIT_PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>What is trained</title>
 <style>

@@ -18,6 +18,7 @@ from utils.checkpoints import CompleteCheckpoints, StopOnSignal
 from utils.configs import TrainConfig
 from utils.helpers import UserError
 from utils.loading import cpu_has_bf16, load_base
+from utils.memory import estimate
 from utils.models import ModelRef
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class CompletionTrainer(SFTTrainer):
 
 
 class _SeededLengthGroups(LengthGroupedSampler):
-    """The library's draws from the global generator: a run that is resumed within an epoch would meet other batches."""
+    """The library's draws from the global generator, so a run resumed within an epoch would meet other batches."""
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
         super().__init__(batch_size, lengths=lengths)
@@ -213,6 +214,11 @@ def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokeniz
         callbacks=callbacks,
         micro_batch_tokens=config.micro_batch_tokens,
     )
+    memory = estimate(ref, config, ordinary=bool(trainer.ordinary_because))
+    if memory:
+        tight = memory.free is not None and memory.activations + memory.trained > memory.free  # the weights are loaded
+        advice = "; too little: lower --micro_batch_tokens, or add --gradient_checkpointing"
+        logger.log(logging.WARNING if tight else logging.INFO, "memory: %s%s", memory, advice if tight else "")
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # the library keeps adapters of quantised models in 16 bits
             parameter.data = parameter.data.float()
