@@ -5,8 +5,8 @@ import torch
 
 from utils.configs import GenerationConfig
 from utils.decoding import _spellings, fill_guide
-from utils.generation import end_tokens, generate
-from utils.loading import load_model, load_tokenizer
+from utils.generation import generate
+from utils.loading import end_tokens, load_model, load_tokenizer
 from utils.models import resolve
 
 
@@ -20,7 +20,7 @@ def answer(parts, banned, wanted):
     """What comes out when the model is sure of the text `wanted`, token by token, and second of the letter z."""
     model, tokenizer = parts
     tokens = tokenizer(wanted, add_special_tokens=False)["input_ids"]
-    guide = fill_guide(tokenizer, banned, end_tokens(model, tokenizer))
+    guide = fill_guide(tokenizer, banned, end_tokens(model.generation_config, tokenizer))
     z = tokenizer("z", add_special_tokens=False)["input_ids"][0]
 
     def sure(written, scores):

@@ -82,6 +82,7 @@ def test_divergence_of_known_distributions(monkeypatch):
     found = merging.difference(Fixed([0.5, 0.5]), Fixed([0.25, 0.75]), [example])
     assert found.kl_mean == pytest.approx(math.log(2) - math.log(3) / 2, rel=1e-5)
     assert found.kl_max == pytest.approx(found.kl_mean) and found.tokens == 2
+    assert found.loss_trained == pytest.approx(math.log(2)) and found.loss_merged == pytest.approx(math.log(4 / 3))
     assert merging.difference(Fixed([0.4, 0.6]), Fixed([0.3, 0.7]), [example]).agreement == 1
     assert merging.difference(Fixed([0.6, 0.4]), Fixed([0.3, 0.7]), [example]).agreement == 0
 

@@ -96,7 +96,9 @@ def test_infer_keeps_every_column_and_never_cuts_a_prompt(trained, script, tmp_p
 
 
 def test_adapter_and_merged_model_answer_alike(trained, script, tmp_path):
-    result = script(MERGE, "--adapter_model", trained / "adapter", "--output", tmp_path / "merged", "--base_weights", "16-bit")
+    result = script(
+        MERGE, "--adapter_model", trained / "adapter", "--output", tmp_path / "merged", "--base_weights", "16-bit"
+    )
     assert result.returncode == 0, result.stderr
     flags = ["--input_text", "bad thing", "--max_new_tokens", "8", "--quantization", "none"]
     merged = script(INFER, "--base_model", tmp_path / "merged", *flags)

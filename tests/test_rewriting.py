@@ -1,5 +1,7 @@
 """What happens between the spotter and the model, with both scripted: order, bans, damaged and missing answers."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from utils import rewriting
@@ -44,8 +46,8 @@ def seen(monkeypatch):
     monkeypatch.setattr(rewriting, "generate", scripted_answers)
     monkeypatch.setattr(rewriting, "load_spotter", lambda folder: calls.setdefault("folder", folder))
     monkeypatch.setattr(rewriting, "load_tokenizer", lambda ref: Words())
-    monkeypatch.setattr(rewriting, "load_model", lambda ref, quantization: None)
-    monkeypatch.setattr(rewriting, "end_tokens", lambda model, tokenizer: {0})
+    monkeypatch.setattr(rewriting, "load_model", lambda ref, quantization: SimpleNamespace(generation_config=None))
+    monkeypatch.setattr(rewriting, "end_tokens", lambda settings, tokenizer: {0})
     monkeypatch.setattr(rewriting, "fill_guide", lambda tokenizer, banned, ends: banned)
     return calls
 

@@ -62,7 +62,7 @@ HELD_OUT = [("A held out thing.", "Another thing.")]
     "fault, bad, settings",
     [
         ("too long", ("long " * 300 + "end.", "Short and sweet."), {"max_length": 900}),
-        ("cut off", ("A whole sentence ends here.", "A whole sentence that"), {}),
+        ("cut off", ("A whole sentence ends here.", "A whole sentence ends the"), {}),
         ("duplicate", ("a BAD  thing number 3 happened.", "Thing number 3 happened here."), {}),
         ("contradiction", ("A bad thing number 3 happened.", "Something else."), {}),
         ("completion in prompt", ("Copied word for word.", "Copied word for word."), {}),

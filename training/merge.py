@@ -75,8 +75,9 @@ def choose(ref: ModelRef, config: MergeConfig, dtype) -> tuple:
     for base in [config.base_weights] if config.base_weights else possible:
         built = base, merging.merge(ref, trained, base, dtype)
         found[base] = merging.difference(trained, built[1], examples)
-        logger.info("%s: KL %.4f (at most %.3f), same token %.1f %%", merging.BASES[base], found[base].kl_mean,
-                    found[base].kl_max, 100 * found[base].agreement)  # fmt: skip
+        logger.info("%s: KL %.4f (at most %.3f), same token %.1f %%, loss %.4f (trained: %.4f)", merging.BASES[base],
+                    found[base].kl_mean, found[base].kl_max, 100 * found[base].agreement, found[base].loss_merged,
+                    found[base].loss_trained)  # fmt: skip
     best = min(found, key=lambda base: found[base].kl_mean)
     report = {"kept": best, "max_kl": config.max_kl} | {base: asdict(value) for base, value in found.items()}
     if not found[best].kl_mean <= config.max_kl:

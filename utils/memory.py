@@ -42,7 +42,7 @@ def estimate(ref: ModelRef, config: TrainConfig, ordinary: bool) -> Memory | Non
     Args:
         ordinary: the loss is the library's, which pads and keeps more.
     """
-    shapes = _shapes(ref)
+    shapes = weight_shapes(ref)
     if not shapes:
         return None
     settings = read_json(Path(ref.path) / "config.json")
@@ -68,7 +68,7 @@ def _is_embedding(name: str) -> bool:
     return any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
 
 
-def _shapes(ref: ModelRef) -> dict[str, list[int]]:
+def weight_shapes(ref: ModelRef) -> dict[str, list[int]]:
     """Shapes of all weights, from the headers of the files."""
     from safetensors import safe_open
 

@@ -26,12 +26,15 @@ class Difference:
     """How far a merged model is from base and adapter, over the supervised tokens of some rows.
 
     `kl_mean` and `kl_max` are Kullback-Leibler divergences in nats from the adapter's distribution of the next token
-    to the merged model's; `agreement` is the share of tokens where both find the same token likeliest.
+    to the merged model's; `agreement` is the share of tokens where both find the same token likeliest. `loss_trained`
+    and `loss_merged` are the negative log-likelihood of the tokens that are there, in nats a token.
     """
 
     kl_mean: float
     kl_max: float
     agreement: float
+    loss_trained: float
+    loss_merged: float
     tokens: int
     rows: int
 
@@ -114,7 +117,7 @@ def _tensors(ref: ModelRef) -> list[str]:
 @torch.inference_mode()
 def difference(trained, merged, examples: list[Example]) -> Difference:
     """Compares the two models on the supervised tokens of `examples`, given all tokens before them."""
-    divergences, agreed = [], 0
+    divergences, agreed, losses = [], 0, [0.0, 0.0]
     for example in examples:
         supervised = [n - 1 for n, label in enumerate(example.labels) if label != -100 and n]
         ids = torch.tensor([example.input_ids], device=trained.device)
@@ -123,7 +126,11 @@ def difference(trained, merged, examples: list[Example]) -> Difference:
             for model in (trained, merged)
         )
         theirs = theirs[:, : ours.shape[1]].to(ours.device)
+        wanted = ids[0, 1:][supervised, None]
+        for n, scores in enumerate((ours, theirs)):
+            losses[n] -= scores.gather(1, wanted).sum().item()
         divergences += (ours.exp() * (ours - theirs)).sum(dim=-1).tolist()
         agreed += int((ours.argmax(dim=-1) == theirs.argmax(dim=-1)).sum())
     tokens = len(divergences)
-    return Difference(sum(divergences) / tokens, max(divergences), agreed / tokens, tokens, len(examples))
+    means = sum(divergences) / tokens, max(divergences), agreed / tokens, *(loss / tokens for loss in losses)
+    return Difference(*means, tokens, len(examples))

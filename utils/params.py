@@ -108,7 +108,7 @@ AUDIT_LIMITS = {  # fault (utils/supervision.py) -> share of the rows above whic
     "end lost": 0.0,
     "template mismatch": 0.0,
     "too long": 0.05,
-    "cut off": 0.2,  # headlines and posts often end without a full stop
+    "cut off": 0.05,
     "duplicate": 0.05,
     "contradiction": 0.2,  # several good rewritings of one text are common
     "leak": 0.0,

@@ -26,7 +26,7 @@ FAULTS = {
     "end lost": "the last trained token does not end the turn, so the model learns to go on",
     "template mismatch": "the prompt as infer.py writes it does not begin the row, so another prompt is learned",
     "too long": "over --max_length; such rows are left out",
-    "cut off": "the completion breaks off: its source ends like a sentence, and it does not",
+    "cut off": "the completion breaks off: it ends in a comma, an open bracket, or a word that wants another",
     "duplicate": "prompt and completion occur before",
     "contradiction": "the prompt occurs with another completion too",
     "leak": "the prompt is a validation prompt too",
@@ -128,7 +128,7 @@ def _find_faults(examples: list[Example], held_out: set[str], tokenizer, ends: s
             "end lost": not ends & set(trained[-2:]),  # some templates put a line break after the end
             "template mismatch": not example.starts_as_prompt,
             "too long": len(example.input_ids) > max_length,
-            "cut off": _ends(prompt) and not _ends(completion),
+            "cut off": _breaks_off(completion) and not _breaks_off(prompt),
             "duplicate": pair in seen,
             "contradiction": len(completions[pair[0]]) > 1,
             "leak": pair[0] in held_out,
@@ -172,9 +172,16 @@ def _says_something(trained: list[int], tokenizer, ends: set[int]) -> bool:
     return bool(tokenizer.decode([token for token in trained if token not in ends]).strip())
 
 
-def _ends(text: str) -> bool:
-    """Whether a text ends like a sentence."""
-    return text.rstrip().rstrip("\"'”’»)]*_").endswith((".", "!", "?", "…", ":", ";", "。"))
+def _breaks_off(text: str) -> bool:
+    """Whether an English text stops where no writer would; a full stop may be missing for good reasons."""
+    words = text.split()
+    return bool(words) and (words[-1].casefold() in _WANT_ANOTHER or text.rstrip().endswith((",", "(", "[", "-", "/")))
+
+
+_WANT_ANOTHER = frozenset(
+    "a an the and or but nor because although if than of to into from with without for by at as "
+    "my your his her its our their this these those is are was were be been very".split()
+)
 
 
 def write_audit(folder: Path, examples: list[Example], found: list[Finding], tokenizer, seed: int) -> None:
