@@ -94,7 +94,8 @@ def main() -> None:
         names = sorted(path.name for path in (work / "late.partial" / newest).iterdir())
         for name in names:
             for how in DAMAGES:
-                shutil.rmtree(work / "hurt", ignore_errors=True)
+                for left in ("hurt", "hurt.partial"):
+                    shutil.rmtree(work / left, ignore_errors=True)
                 shutil.copytree(work / "late.partial", work / "hurt.partial")
                 damage(work / "hurt.partial" / newest / name, how)
                 code, said = run([*command, str(work / "hurt")])

@@ -129,7 +129,7 @@ def audit(examples: list[Example], tokenizer, config: TrainConfig, folder: Path)
 def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list, tokenizer, folder: Path) -> dict:
     """Trains one seed into `folder`, from its newest checkpoint if there is one, and returns its metrics."""
     from utils.card import write_card
-    from utils.checkpoints import disk_errors, newest_usable
+    from utils.checkpoints import newest_usable
     from utils.report import plot_losses
     from utils.trainer import build_trainer
 
@@ -149,8 +149,7 @@ def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list
     trainer.args.eval_on_start = checkpoint is None  # a run that goes on has that loss in its history
     if checkpoint:
         logger.info("going on from %s", checkpoint.name)
-    with disk_errors(folder):
-        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     state = trainer.state
     if any(callback.stopped for callback in trainer.callback_handler.callbacks if hasattr(callback, "stopped")):
         raise KeyboardInterrupt(f"step {state.global_step} of {state.max_steps} is saved, --resume goes on from there")
@@ -176,7 +175,7 @@ def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list
 
 
 def main(config: TrainConfig) -> None:
-    from utils.checkpoints import BEGUN, same_run
+    from utils.checkpoints import BEGUN, disk_errors, same_run
 
     output = Path(config.output).resolve()
     if config.resume and (output / RECORD_NAME).is_file() and not unfinished(output).exists():
@@ -203,7 +202,8 @@ def main(config: TrainConfig) -> None:
             if (target / "metrics.json").is_file() and not (target / "checkpoints").exists():  # done before a stop
                 runs[seed] = read_json(target / "metrics.json")
                 continue
-            runs[seed] = train_one(replace(config, seed=seed), ref, examples, held_out, tokenizer, target)
+            with disk_errors(target):
+                runs[seed] = train_one(replace(config, seed=seed), ref, examples, held_out, tokenizer, target)
         if len(seeds) > 1:
             losses = [run["validation_loss"] for run in runs.values()]
             best = min(runs, key=lambda seed: runs[seed]["validation_loss"])

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from utils.configs import TrainConfig
 from utils.helpers import UserError
@@ -136,6 +136,15 @@ class CompleteCheckpoints(TrainerCallback):
             needed |= {older[0], best_of(older[0])}
         for checkpoint in set(older) - needed:
             shutil.rmtree(checkpoint)
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops also where a run had stopped already, and was killed before its result had its name."""
+
+    def on_train_begin(self, args, state, control, **others):
+        super().on_train_begin(args, state, control, **others)
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
 
 
 class StopOnSignal(TrainerCallback):

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PrefixTuningConfig
-from transformers import EarlyStoppingCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 from utils import likelihood
-from utils.checkpoints import CompleteCheckpoints, StopOnSignal
+from utils.checkpoints import CompleteCheckpoints, EarlyStopping, StopOnSignal
 from utils.configs import TrainConfig
 from utils.helpers import UserError
 from utils.loading import cpu_has_bf16, load_base
@@ -197,7 +196,7 @@ def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokeniz
     """The trainer with its model, checkpoints in `folder`/checkpoints."""
     callbacks = [CompleteCheckpoints(), StopOnSignal()]
     if config.patience:
-        callbacks.append(EarlyStoppingCallback(config.patience))
+        callbacks.append(EarlyStopping(config.patience))
     if "tensorboard" in config.trackers():
         from torch.utils.tensorboard import SummaryWriter
 
