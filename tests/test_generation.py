@@ -156,6 +156,12 @@ def test_guesses_come_from_the_prompt_and_experience():
     assert row.look_up()[:1] == [5]
 
 
+def test_nothing_to_answer(precise):
+    config = GenerationConfig(max_prompt_tokens=1)
+    assert [a.status for a in generate(*precise, [chat("a")], config)] == ["too_long"]
+    assert list(generate(*precise, [], config)) == []
+
+
 def test_prompts_that_share_nothing(precise, monkeypatch):
     model, tokenizer = precise
     tokenizer = copy.deepcopy(tokenizer)

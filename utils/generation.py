@@ -67,7 +67,9 @@ def generate(
 
 def _write(model, tokenizer, order, ids, config, processors) -> Iterator[tuple[int, list[int], bool]]:
     """Yields (row, new token ids without the end token, whether the answer ended by itself)."""
-    reason = _reason_for_the_library(model, config) or (_mismatch(model, order, ids) if order else None)
+    if not order:
+        return
+    reason = _reason_for_the_library(model, config) or _mismatch(model, order, ids)
     if reason is None:
         yield from _write_rows(model, tokenizer, order, ids, config, processors)
         return
