@@ -181,3 +181,49 @@ def test_a_full_disk_is_an_error_and_no_broken_checkpoint(flags, undisturbed, sc
     result = script(*flags, "--resume")
     assert result.returncode == 0, result.stderr
     assert_same_result(tmp_path / "adapter", undisturbed)
+
+
+@pytest.mark.slow
+def test_a_run_that_had_stopped_by_itself_is_not_trained_further(tiny_model, pairs, script, tmp_path):
+    """Killed when it had run out of patience, before its result had its name. A rate far too high, so that it does."""
+    settings = [*SETTINGS, "--lr", 3, "--warmup_ratio", 0, "--lr_scheduler", "constant", "--eval_steps", 1]
+    settings += ["--patience", 1, "--epochs", 40]
+    flags = [TRAIN, "--base_model", tiny_model, "--input", pairs, *settings, "--output"]
+    assert script(*flags, tmp_path / "alone").returncode == 0
+    code, _ = stop_when([*flags, tmp_path / "killed"], "train_runtime", signal.SIGKILL)
+    if code == -signal.SIGKILL and (tmp_path / "killed.partial" / "checkpoints").exists():
+        result = script(*flags, tmp_path / "killed", "--resume")
+        assert result.returncode == 0, result.stderr
+    assert_same_result(tmp_path / "killed", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_finished_seeds_are_kept_and_belong_to_their_settings(tiny_model, pairs, script, tmp_path):
+    """Killed between two seeds, when no checkpoint is there."""
+    flags = [
+        TRAIN,
+        "--base_model",
+        tiny_model,
+        "--input",
+        pairs,
+        *SETTINGS,
+        "--seeds",
+        "0,1",
+        "--output",
+        tmp_path / "a",
+    ]
+    code, _ = stop_when(flags, "train_runtime", signal.SIGKILL)
+    shutil.rmtree(tmp_path / "a.partial" / "seed-0" / "checkpoints", ignore_errors=True)
+    seed = tmp_path / "a.partial" / "seed-0"
+    seed.mkdir(exist_ok=True)
+    (seed / "metrics.json").write_text(
+        '{"validation_loss": 1, "validation_loss_before": 2, "steps": 3, "train_seconds": 4}'
+    )
+    assert code == -signal.SIGKILL
+    refused = script(*flags)
+    assert refused.returncode == 2 and "add --resume" in refused.stderr.splitlines()[-1] and seed.exists()
+    changed = script(*flags, "--resume", "--lr", "0.05")
+    assert changed.returncode == 2 and "--lr was 0.0003, is 0.05" in changed.stderr.splitlines()[-1]
+    result = script(*flags, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "a" / "seeds.json").read_text())["runs"]["0"]["steps"] == 3

@@ -129,7 +129,7 @@ def audit(examples: list[Example], tokenizer, config: TrainConfig, folder: Path)
 def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list, tokenizer, folder: Path) -> dict:
     """Trains one seed into `folder`, from its newest checkpoint if there is one, and returns its metrics."""
     from utils.card import write_card
-    from utils.checkpoints import newest_usable
+    from utils.checkpoints import newest_usable, stopped_early
     from utils.report import plot_losses
     from utils.trainer import build_trainer
 
@@ -149,7 +149,12 @@ def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list
     trainer.args.eval_on_start = checkpoint is None  # a run that goes on has that loss in its history
     if checkpoint:
         logger.info("going on from %s", checkpoint.name)
-    outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint and stopped_early(checkpoint, config.patience):
+        trainer.load_best_of(checkpoint)
+        seconds = 0.0
+    else:
+        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = outcome.metrics["train_runtime"]
     state = trainer.state
     if any(callback.stopped for callback in trainer.callback_handler.callbacks if hasattr(callback, "stopped")):
         raise KeyboardInterrupt(f"step {state.global_step} of {state.max_steps} is saved, --resume goes on from there")
@@ -158,7 +163,7 @@ def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list
         "validation_loss": state.best_metric,
         "best_step": state.best_global_step,
         "steps": state.global_step,
-        "train_seconds": outcome.metrics["train_runtime"],
+        "train_seconds": seconds,  # of this part, where the run was resumed
         "rows": {"train": len(train), "validation": len(validation), "too_long": dropped},
         "resumed_from_step": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
         "ordinary_loss_because": trainer.ordinary_because,

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from utils.configs import TrainConfig
 from utils.helpers import UserError
@@ -92,7 +92,8 @@ def same_run(config: TrainConfig, ref: ModelRef, folder: Path) -> dict:
     settings = {name: value for name, value in asdict(config).items() if name not in passing}
     data = {str(path): file_sha256(path) for path in config.files()}
     this = json.loads(json.dumps({"settings": settings, "model": model_record(ref), "data": data}, default=str))
-    if not list(folder.rglob("checkpoint-*")) or (config.overwrite and not config.resume):
+    something_is_done = any(folder.rglob("checkpoint-*")) or any(folder.rglob("metrics.json"))
+    if not (something_is_done and (folder / BEGUN).is_file()) or (config.overwrite and not config.resume):
         return this
     if not config.resume:
         raise UserError(f"{folder} holds a run that was stopped: add --resume to go on, or --overwrite to start anew")
@@ -123,6 +124,13 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def stopped_early(checkpoint: Path, patience: int) -> bool:
+    """Whether the run had run out of patience when it wrote this checkpoint, so that nothing is left to train."""
+    states = read_json(checkpoint / _STATE)["stateful_callbacks"]
+    attributes = states.get("EarlyStoppingCallback", {}).get("attributes", {})
+    return 0 < patience <= attributes.get("early_stopping_patience_counter", 0)
+
+
 class CompleteCheckpoints(TrainerCallback):
     """Marks each checkpoint, and then deletes those that neither of the two newest ones needs."""
 
@@ -136,15 +144,6 @@ class CompleteCheckpoints(TrainerCallback):
             needed |= {older[0], best_of(older[0])}
         for checkpoint in set(older) - needed:
             shutil.rmtree(checkpoint)
-
-
-class EarlyStopping(EarlyStoppingCallback):
-    """Stops also where a run had stopped already, and was killed before its result had its name."""
-
-    def on_train_begin(self, args, state, control, **others):
-        super().on_train_begin(args, state, control, **others)
-        if self.early_stopping_patience_counter >= self.early_stopping_patience:
-            control.should_training_stop = True
 
 
 class StopOnSignal(TrainerCallback):

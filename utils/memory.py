@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from utils.configs import TrainConfig
 from utils.models import ModelRef
-from utils.records import read_json
 
 # Bytes that a pass keeps for the backward pass, per token, layer and hidden unit (benchmarks/RESULTS.md); in 16 bits.
 # The usual count for a transformer is 34 (Korthikanti et al. 2022, arXiv 2205.05198), without LoRA.
@@ -45,8 +46,7 @@ def estimate(ref: ModelRef, config: TrainConfig, ordinary: bool) -> Memory | Non
     shapes = weight_shapes(ref)
     if not shapes:
         return None
-    settings = read_json(Path(ref.path) / "config.json")
-    settings = settings.get("text_config", settings)
+    settings = AutoConfig.from_pretrained(ref.path).get_text_config()  # the same names for all architectures
     count = sum(prod(shape) for shape in shapes.values())
     matrices = [s for name, s in shapes.items() if len(s) == 2 and not _is_embedding(name)]
     linear = sum(map(prod, matrices))
@@ -56,10 +56,10 @@ def estimate(ref: ModelRef, config: TrainConfig, ordinary: bool) -> Memory | Non
     trained = {
         "full": count,
         "lora": config.lora_r * sum(map(sum, matrices)),
-        "prefix": 2 * config.prefix_tokens * settings["num_hidden_layers"] * settings["hidden_size"],
+        "prefix": 2 * config.prefix_tokens * settings.num_hidden_layers * settings.hidden_size,
     }[config.method]
     kept = KEPT_BYTES["ordinary" if ordinary else "ours"] * wide
-    activations = config.micro_batch_tokens * settings["num_hidden_layers"] * settings["hidden_size"] * kept
+    activations = config.micro_batch_tokens * settings.num_hidden_layers * settings.hidden_size * kept
     # gradient and two moments in float32, and the weights themselves, which a full run has counted already
     return Memory(weights, trained * (12 if config.method == "full" else 16), activations, _free())
 

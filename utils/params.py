@@ -110,7 +110,7 @@ AUDIT_LIMITS = {  # fault (utils/supervision.py) -> share of the rows above whic
     "too long": 0.05,
     "cut off": 0.05,
     "duplicate": 0.05,
-    "contradiction": 0.2,  # several good rewritings of one text are common
+    "contradiction": 1.0,  # shown, but never blocks: several good rewritings of one text are common
     "leak": 0.0,
     "completion in prompt": 0.5,  # a rewriter must also see fair texts, which stay as they are
 }

@@ -40,17 +40,21 @@ def check_template(name: str) -> None:
 
 
 def load_rows(config: RowsConfig) -> tuple[list[dict], list[dict]]:
-    """Training and validation rows. Rows with the same source text stay on one side."""
+    """Training and validation rows. Rows with the same source text (see `_key`) stay on one side.
+
+    Raises:
+        UserError: there are not enough of them.
+    """
     rows = _read_rows(config.input, config, config.limit)
-    if config.validation:
+    if config.validation and rows:
         return rows, _read_rows(config.validation, config)
-    sources = sorted({row["prompt"] for row in rows})
+    sources = sorted({_key(row["prompt"]) for row in rows})
     random.Random(config.seed).shuffle(sources)
     held_out = set(sources[: max(1, round(config.validation_share * len(sources)))])
-    train = [row for row in rows if row["prompt"] not in held_out]
+    train = [row for row in rows if _key(row["prompt"]) not in held_out]
     if not train:
         raise UserError(f"{config.input}: {len(rows)} usable rows are too few to hold some out")
-    return train, [row for row in rows if row["prompt"] in held_out]
+    return train, [row for row in rows if _key(row["prompt"]) in held_out]
 
 
 def _read_rows(path: str, config: RowsConfig, limit: int | None = None) -> list[dict]:
@@ -122,10 +126,11 @@ def _find_faults(examples: list[Example], held_out: set[str], tokenizer, ends: s
     for example in examples:
         prompt, completion = example.row["prompt"], example.row["completion"]
         trained = [token for token in example.labels if token != -100]
+        last = next((t for t in reversed(trained) if t in ends or tokenizer.decode([t]).strip()), None)
         pair = (_key(prompt), _key(completion))
         found = {
             "nothing trained": not _says_something(trained, tokenizer, ends),
-            "end lost": not ends & set(trained[-2:]),  # some templates put a line break after the end
+            "end lost": last not in ends,  # some templates put a line break after the end
             "template mismatch": not example.starts_as_prompt,
             "too long": len(example.input_ids) > max_length,
             "cut off": _breaks_off(completion) and not _breaks_off(prompt),

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PrefixTuningConfig
+from transformers import EarlyStoppingCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 from utils import likelihood
-from utils.checkpoints import CompleteCheckpoints, EarlyStopping, StopOnSignal
+from utils.checkpoints import CompleteCheckpoints, StopOnSignal
 from utils.configs import TrainConfig
 from utils.helpers import UserError
 from utils.loading import cpu_has_bf16, load_base
@@ -42,6 +44,11 @@ class CompletionTrainer(SFTTrainer):
         if self.ordinary_because:
             logger.info("the ordinary loss of the library is used: %s", self.ordinary_because)
 
+    def load_best_of(self, checkpoint: Path) -> None:
+        """Ends a run that had stopped by itself when it wrote `checkpoint`: its history, and its best weights."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self._load_best_model()
+
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
@@ -51,6 +58,8 @@ class CompletionTrainer(SFTTrainer):
     def training_step(self, model, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
         if not self.ordinary_because and not self.checked:
             self._check_loss(self._prepare_inputs(inputs))
+        if num_items_in_batch is None:  # of models that do not say that they take one; a sum of means would be wrong
+            num_items_in_batch = (inputs["labels"][:, 1:] != -100).sum()
         step = super().training_step
         loss = sum(step(model, part, num_items_in_batch) for part in self._parts(inputs))
         if not torch.isfinite(loss):
@@ -196,7 +205,7 @@ def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokeniz
     """The trainer with its model, checkpoints in `folder`/checkpoints."""
     callbacks = [CompleteCheckpoints(), StopOnSignal()]
     if config.patience:
-        callbacks.append(EarlyStopping(config.patience))
+        callbacks.append(EarlyStoppingCallback(config.patience))
     if "tensorboard" in config.trackers():
         from torch.utils.tensorboard import SummaryWriter
 
