@@ -51,8 +51,9 @@ def rows_to_compare_on(config: MergeConfig, ref: ModelRef) -> list[Example]:
     else:
         source = config.input or str(params.TEST_FILE)
         logger.info("base and merged model are compared on %s", source)
-        defaults = {"input_column": params.INPUT_COLUMN, "output_column": params.REFERENCE_COLUMN}
-        rows = sum(load_rows(replace(settings, input=source, validation=None, limit=None, **defaults)), [])
+        if not config.input:  # the test rows have the default columns, --input those of the training rows
+            settings = replace(settings, input_column=params.INPUT_COLUMN, output_column=params.REFERENCE_COLUMN)
+        rows = sum(load_rows(replace(settings, input=source, validation=None, limit=None)), [])
     tokenizer = load_tokenizer(ref, side="right")
     examples = [encode(row, tokenizer, settings.prompt) for row in rows]
     return [example for example in examples if len(example.input_ids) <= params.MAX_LENGTH][: config.rows]
@@ -71,6 +72,8 @@ def choose(ref: ModelRef, config: MergeConfig, dtype) -> tuple:
     if config.base_weights and config.base_weights not in possible:
         raise UserError(f"--base_weights {config.base_weights}: the adapter was trained on {possible[0]} weights")
     examples = rows_to_compare_on(config, ref)
+    if not examples:
+        raise UserError(f"no row to compare on is shorter than {params.MAX_LENGTH} tokens: give others with --input")
     found, built = {}, None
     for base in [config.base_weights] if config.base_weights else possible:
         built = base, merging.merge(ref, trained, base, dtype)
@@ -139,9 +142,11 @@ def main(config: MergeConfig) -> None:
         "model": model_record(ref),
         "dtype": dtype,
         "base_weights": config.base_weights,
+        "max_shard_size": config.max_shard_size,
     }
     earlier = earlier_merge(output)
-    if earlier and all(earlier.get(key) == value for key, value in identity.items()):
+    same = earlier is not None and all(earlier.get(key) == value for key, value in identity.items())
+    if same and earlier["kl_mean"] <= config.max_kl:
         print(f"{output} already holds {ref.adapter} merged into {ref.name}: nothing to do")
     else:
         import torch
@@ -152,8 +157,8 @@ def main(config: MergeConfig) -> None:
             model, report = choose(ref, config, getattr(torch, dtype))
             save(model, ref, folder, config)
             write_json(folder / "merge_report.json", report)
-            finish_record(record, folder, **identity, prompt=ref.record.get("prompt"))
             kept = report[report["kept"]]
+            finish_record(record, folder, **identity, prompt=ref.record.get("prompt"), kl_mean=kept["kl_mean"])
             write_merge_card(folder, ref, report["kept"], kept)
         print(
             f"{ref.adapter} merged into {ref.name} ({report['kept']} weights; KL {kept['kl_mean']:.4f}, same token "

@@ -53,7 +53,14 @@ class GenerationConfig:
     temperature: float = setting(params.TEMPERATURE, "0 is greedy")
     top_p: float = setting(params.TOP_P, "nucleus of the sampled distribution; needs a temperature above 0")
     num_beams: int = setting(params.NUM_BEAMS, "beams; as many times the work")
-    batch_tokens: int = setting(params.BATCH_TOKENS, "prompt and answer tokens of one padded batch")
+    batch_tokens: int = setting(params.BATCH_TOKENS, "prompt and answer tokens of rows that are written at once")
+
+    def __post_init__(self):
+        for flag in ("max_new_tokens", "max_prompt_tokens", "num_beams", "batch_tokens"):
+            if getattr(self, flag) < 1:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: give 1 or more")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError("--temperature wants 0 or more, --top_p a share above 0")
 
 
 @dataclass
@@ -275,6 +282,10 @@ class MergeConfig:
     push_to_hub: str | None = setting(None, "upload the result to this private repository of the Hub")
     overwrite: bool = setting(False, "replace an output that is already there")
 
+    def __post_init__(self):
+        if self.rows < 1 or self.max_kl <= 0:
+            raise ValueError("--rows wants 1 or more, --max_kl a value above 0")
+
 
 @dataclass
 class InferConfig(GenerationConfig, ModelConfig, RunConfig):
@@ -306,6 +317,7 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if self.baseline and (self.base_model or self.adapter_model):
             raise ValueError(f"--baseline {self.baseline} uses no model: leave --base_model and --adapter_model out")
         for flag in ("spot_threshold", "spot_spread"):
