@@ -206,7 +206,14 @@ def test_seeds_give_one_adapter_each_and_the_best_one_on_top(tiny_model, pairs_c
     summary = json.loads((output / "seeds.json").read_text())
     best = output / f"seed-{summary['best_seed']}"
     assert (best / "adapter_model.safetensors").read_bytes() == (output / "adapter_model.safetensors").read_bytes()
-    assert json.loads((output / "seed-1" / "run.json").read_text())["config"]["seed"] == 1
+    records = [json.loads((output / name / "run.json").read_text()) for name in ("seed-0", "seed-1")]
+    assert records[1]["config"]["seed"] == 1 and records[0]["held_out"] == records[1]["held_out"]  # one split for all
+    from training.merge import rows_to_compare_on
+    from utils.configs import MergeConfig
+    from utils.models import resolve
+
+    compared = rows_to_compare_on(MergeConfig(), resolve(None, output / "seed-1"))
+    assert [example.row["id"] for example in compared] == records[1]["held_out"]
 
 
 @pytest.mark.slow

@@ -46,8 +46,12 @@ def rows_to_compare_on(config: MergeConfig, ref: ModelRef) -> list[Example]:
     recorded = ref.record.get("config", {})
     settings = RowsConfig(**{f.name: recorded[f.name] for f in fields(RowsConfig) if f.name in recorded})
     data = {params.ROOT / path: digest for path, digest in ref.record.get("inputs", {}).items()}
-    if not config.input and data and all(path.is_file() and file_sha256(path) == data[path] for path in data):
-        _, rows = load_rows(replace(settings, **dict(zip(("input", "validation"), map(str, data), strict=False))))
+    held_out = ref.record.get("held_out", [])
+    if not config.input and held_out and all(path.is_file() and file_sha256(path) == data[path] for path in data):
+        rows = sum(
+            load_rows(replace(settings, **dict(zip(("input", "validation"), map(str, data), strict=False)))), []
+        )
+        rows = [row for row in rows if row["id"] in held_out]
     else:
         source = config.input or str(params.TEST_FILE)
         logger.info("base and merged model are compared on %s", source)

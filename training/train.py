@@ -173,7 +173,8 @@ def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list
     write_json(folder / "metrics.json", metrics | {"history": state.log_history})
     plot_losses(state.log_history, folder / "loss.png")
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-    finish_record(record, folder, model=model_record(ref), prompt=config.prompt, metrics=metrics)
+    ids = [example.row["id"] for example in held_out]
+    finish_record(record, folder, model=model_record(ref), prompt=config.prompt, metrics=metrics, held_out=ids)
     write_card(folder, record, "Rewrites biased text", "finetune" if config.method == "full" else "adapter")
     shutil.rmtree(folder / "checkpoints")
     return metrics
