@@ -161,10 +161,9 @@ def needed_gflop(once: int, supervised: int) -> float:
     """Products of one pass over the rows, shared tokens once: forward and gradient of the input for frozen weights
     (4 operations a weight and token), all three products for LoRA (6), the output layer on supervised tokens only (4).
     """
-    from utils.memory import weight_shapes
-    from utils.models import resolve
+    from utils.models import resolve, weight_shapes
 
-    shapes = weight_shapes(resolve(params.BASE_MODEL))
+    shapes = weight_shapes(Path(resolve(params.BASE_MODEL).path))
     layers = [s for name, s in shapes.items() if len(s) == 2 and "embed" not in name and "lm_head" not in name]
     frozen = sum(a * b for a, b in layers)
     lora = params.LORA_R * sum(a + b for a, b in layers)

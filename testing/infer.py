@@ -46,7 +46,7 @@ from utils.data import (
 from utils.helpers import UserError, as_switch, describe, parse_config, run_stage
 from utils.metrics import delete_words, removed_words
 from utils.models import ModelRef, model_record, resolve
-from utils.prompts import REWRITE_TEMPLATES
+from utils.prompts import check_template
 from utils.records import Progress, check_output_file, file_sha256, finish_record, start_record
 
 logger = logging.getLogger(__name__)
@@ -194,8 +194,7 @@ def spotter_record(config: InferConfig) -> dict:
 
 def choose_template(config: InferConfig, ref: ModelRef) -> str:
     template = config.prompt or ref.record.get("prompt") or "rewrite"
-    if template not in REWRITE_TEMPLATES:
-        raise UserError(f"--prompt {template}: there are {', '.join(REWRITE_TEMPLATES)}")
+    check_template(template)
     return template
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from utils import likelihood, trainer
+from utils import likelihood
 from utils.configs import TrainConfig
 from utils.helpers import UserError, set_seed
 from utils.loading import load_tokenizer
@@ -156,4 +156,4 @@ def test_the_adapter_is_kept_in_single_precision(build):
     """A step of 1e-4 on a weight of 1 is lost in bfloat16, in which the library keeps adapters of 4-bit weights."""
     ours = build(quantization="nf4", compute_dtype="bfloat16")
     assert {p.dtype for p in ours.model.parameters() if p.requires_grad} == {torch.float32}
-    assert trainer.TOLERANCE[torch.float32] < trainer.TOLERANCE[torch.bfloat16]
+    assert likelihood.TOLERANCE[torch.float32] < likelihood.TOLERANCE[torch.bfloat16]

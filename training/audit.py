@@ -24,8 +24,9 @@ from utils.configs import AuditConfig
 from utils.helpers import parse_config, run_stage
 from utils.loading import load_tokenizer
 from utils.models import model_record, resolve
+from utils.prompts import check_template
 from utils.records import check_output_folder, finish_record, start_record, whole_folder
-from utils.supervision import check_template, encode_all, findings, load_rows, write_audit
+from utils.supervision import encode_all, findings, load_rows, write_audit
 
 
 def main(config: AuditConfig) -> int:

@@ -36,6 +36,7 @@ from utils.configs import TrainConfig
 from utils.helpers import UserError, as_switch, describe, parse_config, run_stage, set_seed
 from utils.loading import load_tokenizer
 from utils.models import ModelRef, model_record, resolve
+from utils.prompts import check_template
 from utils.records import (
     RECORD_NAME,
     check_output_folder,
@@ -46,7 +47,7 @@ from utils.records import (
     whole_folder,
     write_json,
 )
-from utils.supervision import Example, check_template, encode_all, findings, load_rows, write_audit
+from utils.supervision import Example, encode_all, findings, load_rows, write_audit
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +157,6 @@ def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = outcome.metrics["train_runtime"]
     state = trainer.state
-    if any(callback.stopped for callback in trainer.callback_handler.callbacks if hasattr(callback, "stopped")):
-        raise KeyboardInterrupt(f"step {state.global_step} of {state.max_steps} is saved, --resume goes on from there")
     metrics = {
         "validation_loss_before": next(e["eval_loss"] for e in state.log_history if "eval_loss" in e),
         "validation_loss": state.best_metric,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
-from utils.likelihood import attention_by, without_adapter
+from utils.likelihood import attention_by, refuse_extras, without_adapter
 
 CACHED = "row_cache"  # name of our attention in the registry of transformers
 
@@ -120,8 +120,9 @@ def _attend(module, query, key, value, attention_mask, scaling, dropout=0.0, ste
     Raises:
         NotImplementedError: the model wants more of attention than this, such as capped scores.
     """
-    if sliding_window or any(others.get(name) is not None for name in ("softcap", "s_aux")):
-        raise NotImplementedError("its attention has a window, a cap or sinks")
+    refuse_extras(others)
+    if sliding_window:
+        raise NotImplementedError("attention with a sliding window")
     layer = module.layer_idx
     _, heads, _, size = query.shape
     groups = key.shape[1]

@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from utils import params
 
 
 def licence_of(base: dict[str, Any]) -> str | None:
     """The licence of a base (a `model_record`), as the Hub names it; None if neither this repo nor its card says."""
-    from huggingface_hub import ModelCard
-
     if base["name"] in params.EMBEDDED_MODELS:
         return params.EMBEDDED_MODELS[base["name"]]["licence"].lower()
     folder = params.ROOT / base["name"]

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from utils.configs import TrainConfig
 from utils.helpers import UserError
 from utils.models import ModelRef, model_record
-from utils.records import file_sha256, read_json, write_json
+from utils.records import changes, file_sha256, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ def same_run(config: TrainConfig, ref: ModelRef, folder: Path) -> dict:
     if not config.resume:
         raise UserError(f"{folder} holds a run that was stopped: add --resume to go on, or --overwrite to start anew")
     begun = read_json(folder / BEGUN)
-    before = begun["settings"]
-    changed = [f"--{k} was {before.get(k)!r}, is {v!r}" for k, v in this["settings"].items() if before.get(k) != v]
+    changed = [f"--{change}" for change in changes(begun["settings"], this["settings"])]
     changed += [f"the {part} changed" for part in ("model", "data") if begun[part] != this[part]]
     if changed:
         raise UserError(f"{folder} was begun differently ({'; '.join(changed)}): --overwrite starts anew")
@@ -112,9 +111,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        by_torch = any(
-            part in str(error) for part in ("PytorchStreamWriter", "inline_container")
-        )  # no type of its own
+        # torch has no type of its own for it
+        by_torch = any(part in str(error) for part in ("PytorchStreamWriter", "inline_container"))
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
         if not (by_torch or full or isinstance(error, SafetensorError)):
             raise
@@ -168,3 +166,6 @@ class StopOnSignal(TrainerCallback):
     def on_train_end(self, args, state, control, **others):
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if self.stopped:
+            step = f"step {state.global_step} of {state.max_steps}"
+            raise KeyboardInterrupt(f"{step} is saved, --resume goes on from there")

@@ -14,7 +14,7 @@ from utils import params
 from utils.cache import RowCache, begin, forward
 from utils.configs import GenerationConfig
 from utils.decoding import Processor
-from utils.likelihood import supports
+from utils.likelihood import supports, tolerance
 from utils.loading import end_tokens
 
 logger = logging.getLogger(__name__)
@@ -102,8 +102,8 @@ def _mismatch(model, order: list[int], ids: list[list[int]]) -> str | None:
     ends = torch.tensor([len(row) - common for row in few]).cumsum(0) - 1
     found = model.get_output_embeddings()(states[ends]).float()
     apart = (torch.softmax(found, dim=-1) - torch.softmax(torch.stack(wanted), dim=-1)).abs().sum(dim=-1).max().item()
-    limit = 1e-3 if model.dtype == torch.float32 else 0.2
-    return None if apart <= limit else f"our cache does not fit this model (probabilities differ by {apart:.2g})"
+    fits = apart <= tolerance(model.dtype)
+    return None if fits else f"our cache does not fit this model (probabilities differ by {apart:.2g})"
 
 
 def _shared(ids: list[list[int]]) -> int:

@@ -16,6 +16,8 @@ from transformers import AttentionInterface
 from utils import lora
 
 PACKED = "shared_prefix"  # name of our attention in the registry of transformers
+# what a pass may differ by because of rounding; measured: 1e-6 and 0.05
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 OUTPUT_ROWS = 128  # positions whose logits are in memory at once: with 50,000 tokens in the vocabulary 25 MB
 
 
@@ -92,6 +94,11 @@ def difference(model, inputs: dict[str, torch.Tensor]) -> float:
     return max(by_loss, by_gradient.item())
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """How far a pass of ours may be from the ordinary one: relative, in loss, gradients or probabilities."""
+    return TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
+
+
 def without_adapter(model):
     """The causal LM below a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -149,6 +156,12 @@ def attention_by(name: str, causal):
         config._attn_implementation = before
 
 
+def refuse_extras(others: dict) -> None:
+    """Raises NotImplementedError where a model wants more of attention than ours does: capped scores, sinks."""
+    if wanted := [name for name in ("softcap", "s_aux") if others.get(name) is not None]:
+        raise NotImplementedError(f"attention with {', '.join(wanted)}")
+
+
 def _attend_by_row(
     module, query, key, value, attention_mask, scaling, dropout=0.0, rows=None, sliding_window=None, **others
 ):
@@ -164,8 +177,7 @@ def _attend_by_row(
     Raises:
         NotImplementedError: the model wants more of attention than this, such as capped scores.
     """
-    if wanted := [name for name in ("softcap", "s_aux") if others.get(name) is not None]:
-        raise NotImplementedError(f"attention with {', '.join(wanted)}")
+    refuse_extras(others)
     _, heads, tokens, size = query.shape
     groups = key.shape[1]
     queries = query.view(groups, heads // groups, tokens, size)

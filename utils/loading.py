@@ -119,15 +119,15 @@ def keep_trainable_layout(model) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def load_model(ref: ModelRef, quantization: str | None = None):
+def load_model(ref: ModelRef, quantization: str | None = None, training: bool = False):
     """Loads a model to generate with: a base, or a base with its adapter on top, in eval mode.
 
-    `quantization` None means: as the adapter was trained, and 16-bit without an adapter.
+    `quantization` None means: as the adapter was trained, and 16-bit without an adapter. `training`: see `load_base`.
     """
     trained = ref.record.get("config", {})
     if quantization is None:
         quantization = (trained.get("quantization") or "none") if ref.adapter else "none"
-    model = load_base(ref, quantization, trained)
+    model = load_base(ref, quantization, trained, training)
     if ref.adapter:
         from peft import PeftModel
 

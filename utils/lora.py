@@ -55,8 +55,8 @@ def _forward(layer: LoraLayer, x: torch.Tensor) -> torch.Tensor:
     return _LowRankLinear.apply(x, base, down, up, layer.scaling[name])
 
 
-def _weight(base, dtype: torch.dtype) -> torch.Tensor:
-    """The weight of a plain or 4-bit layer, [out, in]."""
+def written_out(base, dtype: torch.dtype) -> torch.Tensor:
+    """The weight of a plain or 4-bit layer, [out, in], as plain numbers."""
     state = getattr(base.weight, "quant_state", None)
     return (base.weight if state is None else dequantize_4bit(base.weight, state)).to(dtype)
 
@@ -72,7 +72,7 @@ class _LowRankLinear(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         down_type, down, up = down.dtype, down.to(x.dtype), up.to(x.dtype)
         inner = rows @ down.t()
-        y = F.linear(rows, _weight(base, x.dtype), None if base.bias is None else base.bias.to(x.dtype))
+        y = F.linear(rows, written_out(base, x.dtype), None if base.bias is None else base.bias.to(x.dtype))
         y.addmm_(inner, up.t(), alpha=scaling)
         ctx.save_for_backward(rows, inner, down, up)
         ctx.base, ctx.scaling, ctx.adapter_type, ctx.shape = base, scaling, down_type, x.shape
@@ -87,5 +87,5 @@ class _LowRankLinear(torch.autograd.Function):
         of_down = (of_inner.t() @ rows).to(ctx.adapter_type)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = (grad @ _weight(ctx.base, grad.dtype)).addmm_(of_inner, down).view(ctx.shape)
+            of_x = (grad @ written_out(ctx.base, grad.dtype)).addmm_(of_inner, down).view(ctx.shape)
         return of_x, None, of_down, of_up, None

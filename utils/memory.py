@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from utils.configs import TrainConfig
-from utils.models import ModelRef
+from utils.models import ModelRef, weight_shapes
 
 # Bytes that a pass keeps for the backward pass, per token, layer and hidden unit (benchmarks/RESULTS.md); in 16 bits.
 # The usual count for a transformer is 34 (Korthikanti et al. 2022, arXiv 2205.05198), without LoRA.
@@ -43,7 +43,7 @@ def estimate(ref: ModelRef, config: TrainConfig, ordinary: bool) -> Memory | Non
     Args:
         ordinary: the loss is the library's, which pads and keeps more.
     """
-    shapes = weight_shapes(ref)
+    shapes = weight_shapes(Path(ref.path))
     if not shapes:
         return None
     settings = AutoConfig.from_pretrained(ref.path).get_text_config()  # the same names for all architectures
@@ -66,17 +66,6 @@ def estimate(ref: ModelRef, config: TrainConfig, ordinary: bool) -> Memory | Non
 
 def _is_embedding(name: str) -> bool:
     return any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
-
-
-def weight_shapes(ref: ModelRef) -> dict[str, list[int]]:
-    """Shapes of all weights, from the headers of the files."""
-    from safetensors import safe_open
-
-    shapes = {}
-    for path in Path(ref.path).glob("*.safetensors"):
-        with safe_open(path, framework="numpy") as weights:
-            shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}
-    return shapes
 
 
 def _free() -> float | None:

@@ -8,14 +8,13 @@ Which is closer to the model that was trained is measured, not assumed.
 from dataclasses import dataclass
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
-from safetensors import safe_open
 
 from utils.helpers import UserError
-from utils.loading import load_base, load_tokenizer
-from utils.models import ModelRef
+from utils.loading import load_base, load_model, load_tokenizer
+from utils.lora import written_out
+from utils.models import ModelRef, weight_shapes
 from utils.supervision import Example
 
 BASES = {"16-bit": "the 16-bit weights of the base", "nf4": "the 4-bit weights of the base, written out"}
@@ -41,10 +40,7 @@ class Difference:
 
 def trained_model(ref: ModelRef):
     """Base and adapter as they were trained: the base quantised, the adapter on top. In eval mode."""
-    settings = ref.record.get("config", {})
-    # as for training, so that 4-bit weights keep the layout that `_write_out` reads
-    base = load_base(ref, settings.get("quantization") or "none", settings, training=True)
-    return PeftModel.from_pretrained(base, ref.adapter).eval()
+    return load_model(ref, training=True)  # so that 4-bit weights keep the layout that `_write_out` reads
 
 
 def possible_bases(trained) -> list[str]:
@@ -84,7 +80,7 @@ def _write_out(quantised, model) -> None:
         base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
         if isinstance(base, Linear4bit) and not name.endswith("base_layer"):
             plain = model.get_submodule(name)
-            plain.weight.data = dequantize_4bit(base.weight, base.weight.quant_state).to(plain.weight.dtype)
+            plain.weight.data = written_out(base, plain.weight.dtype)
 
 
 def _make_room_for_tokens(ref: ModelRef, model) -> None:
@@ -92,7 +88,7 @@ def _make_room_for_tokens(ref: ModelRef, model) -> None:
     tokens, room = len(load_tokenizer(ref)), model.get_input_embeddings().num_embeddings
     if tokens <= room:
         return
-    if not any("embed" in name or "lm_head" in name for name in _tensors(ref)):
+    if not any("embed" in name or "lm_head" in name for name in weight_shapes(ref.adapter)):
         raise UserError(
             f"{ref.adapter}: its tokenizer has {tokens - room} tokens that {ref.name} does not know, and the adapter "
             "holds no embeddings for them: train it with these saved, or without new tokens"
@@ -104,14 +100,9 @@ def _untie(ref: ModelRef, model) -> None:
     """Where input and output embeddings are one tensor and the adapter changes one of them, makes them two."""
     output = model.get_output_embeddings()
     shared = output is not None and output.weight is model.get_input_embeddings().weight
-    if shared and any("lm_head" in name or "embed_tokens" in name for name in _tensors(ref)):
+    if shared and any("lm_head" in name or "embed_tokens" in name for name in weight_shapes(ref.adapter)):
         output.weight = torch.nn.Parameter(output.weight.detach().clone())
         model.config.tie_word_embeddings = False
-
-
-def _tensors(ref: ModelRef) -> list[str]:
-    with safe_open(ref.adapter / "adapter_model.safetensors", framework="numpy") as weights:
-        return list(weights.keys())
 
 
 @torch.inference_mode()

@@ -79,15 +79,23 @@ def _check_identity(base: ModelRef, trained_on: dict[str, Any], folder: Path) ->
 
 def _check_shapes(adapter: Path, base: ModelRef) -> None:
     """For an adapter without a run record: do its LoRA weights have the width of a local base?"""
-    from safetensors import safe_open
-
     if not Path(base.path).is_dir():
         return
     width = read_json(Path(base.path) / "config.json").get("hidden_size")
-    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as weights:
-        for key in weights.keys():
-            if key.endswith("q_proj.lora_A.weight") and weights.get_slice(key).get_shape()[1] != width:
-                raise UserError(f"{adapter} was trained on another base: its width is not the {width} of {base.name}")
+    for name, shape in weight_shapes(adapter).items():
+        if name.endswith("q_proj.lora_A.weight") and shape[1] != width:
+            raise UserError(f"{adapter} was trained on another base: its width is not the {width} of {base.name}")
+
+
+def weight_shapes(folder: Path) -> dict[str, list[int]]:
+    """Shapes of all weights in a folder, by name, from the headers of the files."""
+    from safetensors import safe_open
+
+    shapes = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as weights:
+            shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}
+    return shapes
 
 
 def _adapter_settings(adapter: Path) -> dict[str, Any]:

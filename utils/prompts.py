@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from utils import params
+from utils.helpers import UserError
 
 REWRITE_TEMPLATES = {
     "rewrite": (
@@ -24,6 +25,12 @@ REWRITE_TEMPLATES = {
     # the wording idea of the paper's template (arXiv 2404.01399, section 2.2): one helpful assistant, one instruction
     "rewrite-short": "Give a benign and unbiased version of the text with the same core message. Answer with it only.",
 }
+
+
+def check_template(name: str) -> None:
+    """Raises UserError for a rewriting template that does not exist."""
+    if name not in REWRITE_TEMPLATES:
+        raise UserError(f"--prompt {name}: there are {', '.join(REWRITE_TEMPLATES)}")
 
 
 def rewrite_messages(text: str, template: str, examples: list[tuple[str, str]] = ()) -> list[dict[str, str]]:

@@ -102,6 +102,13 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from error
 
 
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is another value now, in words."""
+    return [
+        f"{name} was {before.get(name)!r}, is {value!r}" for name, value in now.items() if before.get(name) != value
+    ]
+
+
 class Progress:
     """Finished rows of an unfinished output, one JSON line each, in `<output>.progress.jsonl`.
 
@@ -129,10 +136,8 @@ class Progress:
             self.path.unlink(missing_ok=True)
             return
         begun = lines[0]
-        changed = [k for k in self.fingerprint if begun.get(k) != self.fingerprint[k]]
-        if changed:
-            before_now = ", ".join(f"{k} was {begun.get(k)!r}, is {self.fingerprint[k]!r}" for k in changed)
-            raise UserError(f"{self.path} was begun with other settings ({before_now}): add --overwrite")
+        if changed := changes(begun, self.fingerprint):
+            raise UserError(f"{self.path} was begun with other settings ({', '.join(changed)}): add --overwrite")
         self.done = {line["id"]: line for line in lines[1:]}
 
     def _read(self) -> list[dict]:

@@ -14,7 +14,7 @@ from utils.edits import edits_between, mark, write_fillings
 from utils.helpers import UserError
 from utils.loading import end_tokens, generation_settings
 from utils.models import ModelRef
-from utils.prompts import REWRITE_TEMPLATES, rewrite_messages
+from utils.prompts import rewrite_messages
 from utils.records import write_json
 from utils.report import audit_page
 
@@ -32,11 +32,6 @@ FAULTS = {
     "leak": "the prompt is a validation prompt too",
     "completion in prompt": "the completion stands in the prompt word for word, so copying is learned",
 }
-
-
-def check_template(name: str) -> None:
-    if name not in REWRITE_TEMPLATES:
-        raise UserError(f"--prompt {name}: there are {', '.join(REWRITE_TEMPLATES)}")
 
 
 def load_rows(config: RowsConfig) -> tuple[list[dict], list[dict]]:

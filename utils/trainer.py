@@ -25,8 +25,6 @@ from utils.models import ModelRef
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
-# largest relative difference between our loss or gradients and the ordinary ones; measured: 1e-6 and 0.05
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 
 class CompletionTrainer(SFTTrainer):
@@ -59,7 +57,7 @@ class CompletionTrainer(SFTTrainer):
         if not self.ordinary_because and not self.checked:
             self._check_loss(self._prepare_inputs(inputs))
         if num_items_in_batch is None:  # of models that do not say that they take one; a sum of means would be wrong
-            num_items_in_batch = (inputs["labels"][:, 1:] != -100).sum()
+            num_items_in_batch = _supervised(inputs)
         step = super().training_step
         loss = sum(step(model, part, num_items_in_batch) for part in self._parts(inputs))
         if not torch.isfinite(loss):
@@ -81,7 +79,7 @@ class CompletionTrainer(SFTTrainer):
         total, tokens, rows = 0.0, 0, 0
         for batch in dataloader:
             for part in self._parts(self._prepare_inputs(batch)):
-                supervised = int((part["labels"][:, 1:] != -100).sum())
+                supervised = int(_supervised(part))
                 total += self.compute_loss(self.model, part).item() * supervised
                 tokens += supervised
             rows += len(batch["input_ids"])
@@ -103,7 +101,7 @@ class CompletionTrainer(SFTTrainer):
             found, reason = float("inf"), str(error)
         else:
             reason = f"its loss or gradients differ by {found:.1%}"
-        if not found <= TOLERANCE.get(self.model.dtype, TOLERANCE[torch.bfloat16]):
+        if not found <= likelihood.tolerance(self.model.dtype):
             self.ordinary_because = f"the faster loss does not fit this model ({reason})"
             logger.warning("the ordinary loss of the library is used: %s", self.ordinary_because)
 
@@ -121,6 +119,11 @@ class CompletionTrainer(SFTTrainer):
             f"{where} although all weights are finite (longest row: {longest} tokens): the numbers overflow, "
             "try --compute_dtype bfloat16 or float32, or --quantization none"
         )
+
+
+def _supervised(inputs: Batch) -> torch.Tensor:
+    """How many tokens are learned; the first of a row has nothing before it that could predict it."""
+    return (inputs["labels"][:, 1:] != -100).sum()
 
 
 class _SeededLengthGroups(LengthGroupedSampler):
@@ -203,13 +206,14 @@ def _adapter_config(config: TrainConfig):
 
 def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokenizer, folder: Path):
     """The trainer with its model, checkpoints in `folder`/checkpoints."""
-    callbacks = [CompleteCheckpoints(), StopOnSignal()]
+    callbacks = [CompleteCheckpoints()]
     if config.patience:
         callbacks.append(EarlyStoppingCallback(config.patience))
     if "tensorboard" in config.trackers():
         from torch.utils.tensorboard import SummaryWriter
 
         callbacks.append(TensorBoardCallback(SummaryWriter(folder / "logs")))
+    callbacks.append(StopOnSignal())  # the last one: it ends the run
     # all weights are trained in float32: a step of 1e-5 is lost in 16 bits
     settings = vars(config) | ({"compute_dtype": "float32"} if config.method == "full" else {})
     trainer = CompletionTrainer(
