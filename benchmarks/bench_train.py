@@ -82,12 +82,9 @@ def run_once(system: str, quantization: str, length: str, rows: int, steps: int)
 def _ours(system, config, ref, tokenizer, train, held_out):
     import tempfile
 
-    from training.train import to_dataset
     from utils.trainer import build_trainer
 
-    folder = Path(tempfile.mkdtemp())
-    data = [to_dataset(examples, config.max_length) for examples in (train, held_out)]
-    trainer = build_trainer(config, ref, *data, tokenizer, folder)
+    trainer = build_trainer(config, ref, train, held_out, tokenizer, Path(tempfile.mkdtemp()))
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"  # the others do not evaluate either
     trainer.args.load_best_model_at_end = False
     return trainer

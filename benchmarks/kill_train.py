@@ -102,6 +102,8 @@ def main() -> None:
                 told = f"{newest.name} cannot be used" in said
                 same = code == 0 and result(work / "hurt") == wanted
                 print(f"{name} {how}: skipped with a message {told}, same result {same}", flush=True)
+                different += not (told and same)
+    sys.exit(bool(different))
 
 
 if __name__ == "__main__":

@@ -142,12 +142,12 @@ def main(config: InferConfig) -> None:
         logger.info(
             "%s answers %d rows, %d already done (%s)", ref.label, len(frame), len(progress.done), describe(config)
         )
-        missing = [(key, text) for key, text in zip(keys, texts, strict=True) if key not in progress.done]
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in progress.done}
         if missing:
             from utils.rewriting import rewrite
 
-            for index, answer in rewrite(config, ref, template, [text for _, text in missing]):
-                progress.add(missing[index][0], **answer)
+            for key, answer in rewrite(config, ref, template, missing):
+                progress.add(key, **answer)
         answers = [progress.done[key] for key in keys]
 
     frame[config.output_column] = [answer["text"] for answer in answers]
@@ -171,7 +171,7 @@ def answer_one(config: InferConfig) -> str:
     logger.info("%s answers", ref.label)
     if template == "fill":
         spotter_record(config)  # a missing spotter shows before anything is loaded
-    _, answer = next(rewrite(config, ref, template, [config.input_text]))
+    _, answer = next(rewrite(config, ref, template, {"--input_text": config.input_text}))
     if answer["status"] == "too_long":
         raise UserError(f"--input_text is longer than --max_prompt_tokens {config.max_prompt_tokens}")
     if answer["status"] == "truncated":

@@ -126,6 +126,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(flags, stopped, undisturbed, s
     assert_same_result(output, undisturbed)
     again = script(*flags, "--resume")
     assert again.returncode == 0 and "nothing to go on with" in again.stdout
+    other = script(*flags, "--resume", "--lr", "0.01")
+    assert other.returncode == 2 and "is complete, with other settings (--lr was 0.0003, is 0.01)" in other.stderr
 
 
 @pytest.mark.slow

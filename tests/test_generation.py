@@ -141,7 +141,7 @@ def test_rows_that_end_make_room_for_others(precise, monkeypatch):
 
 def test_guesses_come_from_the_prompt_and_experience():
     """What came after the last two tokens, where they stood before."""
-    row = generation._Row(0, [5, 6, 7, 8, 9, 5, 6], None, None, [])
+    row = generation._Row(0, [5, 6, 7, 8, 9, 5, 6], [])
     assert row.look_up() == [7, 8]  # two in three guesses are trusted to be right at first
     row.learn(right=20, wrong=0)
     assert row.look_up() == [7, 8, 9, 5, 6]
@@ -197,12 +197,20 @@ def test_chance_is_the_rows_own_and_the_nucleus_is_kept(precise):
     torch.manual_seed(3)
     narrow = GenerationConfig(max_new_tokens=12, temperature=1.0, batch_tokens=50)  # one row at a time
     assert [a.text for a in sorted(generate(*precise, chats, narrow), key=lambda a: a.index)] == first
-    torch.manual_seed(3)
     greedy = GenerationConfig(max_new_tokens=12)
     only = GenerationConfig(max_new_tokens=12, temperature=1.0, top_p=1e-6)  # the likeliest token alone
     assert [a.text for a in generate(*precise, chats[:1], only)] == [
         a.text for a in generate(*precise, chats[:1], greedy)
     ]
+
+
+def test_a_sampled_answer_depends_on_its_seed_alone(precise):
+    """Not on the rows beside it: what is left after a kill gets the answers that it would have had."""
+    config = GenerationConfig(max_new_tokens=12, temperature=1.0)
+    chats, seeds = [chat(t) for t in TEXTS], [generation.seed_of(7, n) for n in range(len(TEXTS))]
+    whole = texts_of(generate(*precise, chats, config, seeds=seeds))
+    rest = texts_of(generate(*precise, chats[5:], config, seeds=seeds[5:]))
+    assert rest == whole[5:] and len(set(seeds)) == len(TEXTS)
 
 
 def test_a_model_that_the_cache_does_not_fit_is_left_to_the_library(precise, monkeypatch, caplog):

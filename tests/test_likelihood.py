@@ -127,9 +127,6 @@ def test_logits_are_never_all_in_memory(tiny_model, monkeypatch):
 
 def test_what_cannot_be_packed_says_why(tiny_model):
     ref = resolve(str(tiny_model))
-    checkpointed = load_base(ref, "none", training=True)
-    checkpointed.gradient_checkpointing_enable()
-    assert "checkpointing" in supports(checkpointed)
     assert "8-bit" in supports(load_base(ref, "int8", training=True))
     from peft import PrefixTuningConfig
 

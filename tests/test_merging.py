@@ -2,8 +2,10 @@
 
 import json
 import math
+import resource
 import shutil
-from dataclasses import replace
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from utils import merging
 from utils.helpers import UserError
-from utils.loading import load_base, load_tokenizer
+from utils.loading import load_base, load_model, load_tokenizer, stored_dtype
 from utils.models import ModelRef, model_record, resolve
 from utils.params import ROOT
 from utils.supervision import encode
@@ -20,17 +22,17 @@ from utils.supervision import encode
 MERGE = ROOT / "training" / "merge.py"
 
 
-def make_adapter(tiny_model, folder, quantization="nf4", scale=0.3, **settings):
+def make_adapter(tiny_model, folder, quantization="nf4", scale=0.3, model=None, tokenizer=None, **settings):
     """An adapter as train.py leaves it, with weights large enough to matter."""
     ref = resolve(str(tiny_model))
     config = LoraConfig(r=4, task_type="CAUSAL_LM", **{"target_modules": "all-linear"} | settings)
-    model = get_peft_model(load_base(ref, "none", {"compute_dtype": "float32"}), config)
+    model = get_peft_model(model or load_base(ref, "none", {"compute_dtype": "float32"}), config)
     torch.manual_seed(5)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = scale * torch.randn_like(parameter)
     model.save_pretrained(folder)
-    load_tokenizer(ref).save_pretrained(folder)
+    (tokenizer or load_tokenizer(ref)).save_pretrained(folder)
     record = {"model": model_record(ref), "config": {"quantization": quantization, "compute_dtype": "float32"}}
     (folder / "run.json").write_text(json.dumps(record))
     return resolve(None, folder)
@@ -88,19 +90,20 @@ def test_divergence_of_known_distributions(monkeypatch):
 
 
 def test_a_merge_that_is_wrong_is_refused(tiny_model, tmp_path, monkeypatch):
-    """The adapter is left out on purpose."""
+    """The adapter is left out on purpose: within --max_kl, as it changes little, and still another model."""
     from training.merge import choose
     from utils.configs import MergeConfig
 
     ref = make_adapter(tiny_model, tmp_path / "adapter", scale=1)
-    config = MergeConfig(adapter_model=str(tmp_path / "adapter"), max_kl=0.005)  # a random model is never sure of much
+    config = MergeConfig(adapter_model=str(tmp_path / "adapter"))
     model, report = choose(ref, config, torch.bfloat16)
     assert report["kept"] == "nf4" and report["nf4"]["kl_mean"] < 0.001
+    assert report["limit"] == report["learned"]["kl_mean"] / 2 < config.max_kl
     plain = merging.load_base
     monkeypatch.setattr(
         merging, "merge", lambda ref, trained, base, dtype: plain(ref, "none", {"compute_dtype": "float32"}).eval()
     )
-    with pytest.raises(UserError, match="the merged model is not the trained one: KL .*use the adapter itself"):
+    with pytest.raises(UserError, match="the merged model is not the trained one: KL .*itself changes the base by"):
         choose(ref, config, torch.bfloat16)
 
 
@@ -118,7 +121,7 @@ def test_the_script_keeps_the_closer_base_and_writes_a_report(tiny_model, script
     assert len(shards) > 1 and {t.dtype for t in load_file(shards[0]).values()} == {torch.float32}
     assert "16-bit" in json.loads((tmp_path / "merged" / "merge_report.json").read_text())["kept"]
     strict = script(*flags, "--max_kl", "1e-9")
-    assert strict.returncode == 2 and "limit --max_kl 1e-09" in strict.stderr
+    assert strict.returncode == 2 and "limit 1e-09 (--max_kl 1e-09" in strict.stderr
     assert sorted((tmp_path / "merged").glob("model-*.safetensors")) == shards  # what was there stays
     pushed = script(*flags, "--base_weights", "16-bit", "--dtype", "float32", "--push_to_hub", "me/model")
     assert pushed.returncode == 2 and "--push_to_hub me/model failed" in pushed.stderr.splitlines()[-1]
@@ -152,7 +155,51 @@ def test_tokens_that_the_base_does_not_know(tiny_model, tmp_path):
     tokenizer = load_tokenizer(ref)
     tokenizer.add_tokens(["<group>", "<other>"])
     tokenizer.save_pretrained(tmp_path / "adapter")
-    trained = merging.trained_model(ref)
     with pytest.raises(UserError, match="2 tokens that .* does not know"):
-        merging.merge(ref, trained, "16-bit", torch.float32)
-    assert replace(ref).adapter == ref.adapter
+        load_model(ref)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_an_adapter_that_brings_tokens_is_loaded_merged_and_used(tiny_model, script, tmp_path, quantization):
+    """Made as PEFT documents it: embeddings resized, and saved with the adapter."""
+    ref = resolve(str(tiny_model))
+    tokenizer = load_tokenizer(ref)
+    tokenizer.add_tokens(["<group>", "<other>"])
+    model = load_base(ref, "none", {"compute_dtype": "float32"})
+    model.resize_token_embeddings(len(tokenizer))
+    make_adapter(
+        tiny_model, tmp_path / "adapter", quantization, scale=0.1, model=model, tokenizer=tokenizer,
+        target_modules=["q_proj", "v_proj"], modules_to_save=["embed_tokens", "lm_head"],
+    )  # fmt: skip
+    flags = ["--adapter_model", tmp_path / "adapter", "--output"]
+    result = script(MERGE, *flags, tmp_path / "merged", "--rows", 5)
+    assert result.returncode == 0, result.stderr
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert len(stored["model.embed_tokens.weight"]) == len(tokenizer)
+    asked = ["--input_text", "a <group> b", "--max_new_tokens", 8]
+    models = (["--adapter_model", tmp_path / "adapter"], ["--base_model", tmp_path / "merged"])
+    answers = [script(ROOT / "testing" / "infer.py", *asked, "--quantization", "none", *model) for model in models]
+    assert [answer.returncode for answer in answers] == [0, 0], answers[1].stderr
+
+
+def test_the_number_type_is_that_of_the_base(tiny_model, tmp_path):
+    """Also where the configuration has it under its older name."""
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    assert stored_dtype(resolve(str(base))) == "bfloat16"
+    settings = json.loads((base / "config.json").read_text())
+    del settings["dtype"]
+    (base / "config.json").write_text(json.dumps(settings | {"torch_dtype": "float16"}))
+    assert stored_dtype(resolve(str(base))) == "float16"
+
+
+def test_a_full_disk_is_an_error_in_one_line(tiny_model, tmp_path):
+    """A limit on the size of files stands for the disk."""
+    make_adapter(tiny_model, tmp_path / "adapter", quantization="none")
+    flags = ["--adapter_model", tmp_path / "adapter", "--output", tmp_path / "merged", "--rows", "2"]
+    result = subprocess.run(
+        [sys.executable, MERGE, *flags], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )  # fmt: skip
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 2 and last.startswith("error: ") and "is the disk full?" in last
+    assert not (tmp_path / "merged").exists()

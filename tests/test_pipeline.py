@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -304,25 +305,32 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, message, sc
 
 @pytest.mark.parametrize("inputs_too", [False, True])
 def test_rows_over_the_limit_are_dropped_and_counted_and_the_prompt_is_not_learned(tiny_model, tmp_path, inputs_too):
-    from training.train import to_dataset
     from utils.configs import TrainConfig
+    from utils.finetuning import finetune
     from utils.loading import load_tokenizer
     from utils.models import resolve
-    from utils.supervision import encode
     from utils.trainer import build_trainer
 
     ref = resolve(str(tiny_model))
-    tokenizer = load_tokenizer(ref, side="right")
+    config = TrainConfig(
+        output=str(tmp_path / "out"), max_length=600, quantization="none", train_on_inputs=inputs_too,
+        report_to="none", max_steps=1, lora_r=2,
+    )  # fmt: skip
+    rows = [("bad thing", "thing"), *((f"{'x' * 500} {n}", f"x {n}") for n in range(2))]
     rows = [
-        {"number": 1, "prompt": "bad thing", "completion": "thing", "templated": True},
-        {"number": 2, "prompt": "x" * 900, "completion": "x", "templated": True},
+        {"id": str(n), "number": n, "prompt": prompt, "completion": completion, "templated": True}
+        for n, (prompt, completion) in enumerate(rows)
     ]
-    config = TrainConfig(max_length=600, quantization="none", train_on_inputs=inputs_too, report_to="none")
-    data = to_dataset([encode(row, tokenizer, "rewrite", inputs_too) for row in rows], config.max_length)
-    assert len(data) == 1
-    trainer = build_trainer(config, ref, data, data, tokenizer, tmp_path)
-    labels = trainer.data_collator([trainer.train_dataset[0]])["labels"][0].tolist()  # what the loss sees
-    learned = tokenizer.decode([token for token in labels if token != -100])
+    built = []
+
+    def build(*arguments):
+        built.append(build_trainer(*arguments))
+        return built[0]
+
+    runs = finetune(replace(config, allow_faults="too long,leak"), ref, (rows, rows[:1]), build)
+    assert runs[42]["rows"] == {"train": 1, "validation": 1, "too_long": 2}
+    labels = built[0].data_collator([built[0].train_dataset[0]])["labels"][0].tolist()  # what the loss sees
+    learned = load_tokenizer(ref).decode([token for token in labels if token != -100])
     assert learned.startswith("<|im_start|>system" if inputs_too else "thing<|im_end|>")
 
 

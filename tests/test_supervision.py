@@ -106,14 +106,18 @@ def test_a_completion_that_melts_into_the_prompt_is_kept_apart(model_with):
     """Without a boundary, prompt and completion can share a token; the prompt keeps those that it has alone."""
     from tokenizers import AddedToken
 
-    model = model_with("{% for m in messages %}{{ m['content'] }}{% endfor %}<|im_end|>")
+    model = model_with(
+        "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
+    )
     tokenizer = load_tokenizer(resolve(str(model)), side="right")
     tokenizer.add_tokens([AddedToken("gth", normalized=False)])
     example = encode(
         {"number": 1, "prompt": "bad thing", "completion": "thing", "templated": False}, tokenizer, "rewrite"
     )
-    alone = tokenizer("bad thing<|im_end|>", add_special_tokens=False)["input_ids"]
-    assert not example.starts_as_prompt or example.input_ids[: len(alone)] == alone
+    alone, melted = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("bad thing", "bad thingthing"))
+    assert melted[: len(alone)] != alone and example.starts_as_prompt
+    assert example.input_ids[: len(alone)] == alone and set(example.labels[: len(alone)]) == {-100}
+    assert tokenizer.decode(example.labels[len(alone) :]) == "thing<|im_end|>"
 
 
 def test_training_does_not_start_over_a_fault_and_can_be_told_to(tiny_model, script, tmp_path):

@@ -4,14 +4,15 @@ import logging
 
 import pytest
 import torch
-from datasets import Dataset
 
 from utils import likelihood
+from utils.batches import split_batch
 from utils.configs import TrainConfig
 from utils.helpers import UserError, set_seed
 from utils.loading import load_tokenizer
 from utils.models import resolve
-from utils.trainer import build_trainer, split_batch
+from utils.supervision import Example
+from utils.trainer import build_trainer
 
 FP32 = {"quantization": "none", "compute_dtype": "float32", "lora_r": 4, "report_to": "none"}
 
@@ -21,8 +22,8 @@ def rows():
     data = []
     for length in (12, 30, 7, 19, 25, 9):
         ids = [5, 6, 7, 8, *torch.randint(9, 200, (length,), generator=generator).tolist()]
-        data.append({"input_ids": ids, "labels": [-100] * 6 + ids[6:]})
-    return Dataset.from_list(data)
+        data.append(Example({}, ids, [-100] * 6 + ids[6:], True))
+    return data
 
 
 @pytest.fixture
@@ -60,6 +61,19 @@ def test_a_batch_in_parts_without_a_count_of_tokens(build):
     parts_loss, parts_gradient = step_gradient(small, counted=False)
     assert parts_loss == pytest.approx(loss, rel=1e-5)
     assert (parts_gradient - gradient).norm() / gradient.norm() < 1e-5
+
+
+def test_gradient_checkpointing_trains_by_the_ordinary_loss(build):
+    """The same weights as without, after whole steps: the library switches it on as training begins."""
+    weights = []
+    for more in ({}, {"gradient_checkpointing": True}):
+        trainer = build(max_steps=2, eval_steps=2, patience=0, group_by_length=False, **more)
+        trainer.args.eval_on_start = True
+        trainer.train()
+        assert (trainer.ordinary_because is not None) == bool(more)
+        assert trainer.model.get_base_model().is_gradient_checkpointing == bool(more)
+        weights.append(torch.cat([p.flatten() for p in trainer.model.parameters() if p.requires_grad]))
+    assert (weights[0] - weights[1]).norm() / weights[0].norm() < 1e-4
 
 
 def test_our_loss_trains_like_the_ordinary_one(build, monkeypatch):

@@ -11,7 +11,8 @@ Writes models/merged/: model.safetensors (in shards, if large), config, tokenize
 
 An adapter that was trained on 4-bit weights can be merged into the 16-bit weights of the base or into the 4-bit ones,
 written out. Both are built and compared with base and adapter as trained, token by token over rows that were held out:
-the closer one is kept, and merge_report.json has the figures. A merge that is further off than --max_kl is refused.
+the closer one is kept, and merge_report.json has the figures. A merge that is further off than --max_kl is refused,
+and so is one that is off by half of what the adapter changes.
 The sum is made in float32 and stored in 16 bits. A second run with the same adapter changes nothing.
 
 Next: python testing/infer.py
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils import params
 from utils.configs import MergeConfig, RowsConfig
 from utils.helpers import UserError, parse_config, run_stage
-from utils.loading import load_tokenizer
+from utils.loading import load_tokenizer, stored_dtype
 from utils.models import ModelRef, model_record, resolve
 from utils.records import RECORD_NAME, file_sha256, finish_record, read_json, start_record, whole_folder, write_json
 from utils.supervision import Example, encode, load_rows
@@ -86,11 +87,16 @@ def choose(ref: ModelRef, config: MergeConfig, dtype) -> tuple:
                     found[base].kl_mean, found[base].kl_max, 100 * found[base].agreement, found[base].loss_merged,
                     found[base].loss_trained)  # fmt: skip
     best = min(found, key=lambda base: found[base].kl_mean)
-    report = {"kept": best, "max_kl": config.max_kl} | {base: asdict(value) for base, value in found.items()}
-    if not found[best].kl_mean <= config.max_kl:
+    learned = merging.difference(trained, merging.bare(trained), examples)
+    # an adapter that changed little is lost within an error that would be small for another one
+    limit = min(config.max_kl, max(params.MERGE_MAX_SHARE * learned.kl_mean, params.MERGE_NOISE))
+    report = {"kept": best, "limit": limit, "learned": asdict(learned)}
+    report |= {base: asdict(value) for base, value in found.items()}
+    if not found[best].kl_mean <= limit:
         raise UserError(
-            f"the merged model is not the trained one: KL {found[best].kl_mean:.3f} nats on average, limit --max_kl "
-            f"{config.max_kl}; use the adapter itself (testing/infer.py --adapter_model {ref.adapter})"
+            f"the merged model is not the trained one: KL {found[best].kl_mean:.4f} nats on average, limit "
+            f"{limit:.3g} (--max_kl {config.max_kl}; the adapter itself changes the base by {learned.kl_mean:.4f}): "
+            f"try --dtype float32, or use the adapter (testing/infer.py --adapter_model {ref.adapter})"
         )
     return built[1] if best == built[0] else merging.merge(ref, trained, best, dtype), report
 
@@ -139,8 +145,7 @@ def main(config: MergeConfig) -> None:
         raise UserError(f"--output {output} is the adapter itself: name another folder")
     if read_json(ref.adapter / "adapter_config.json")["peft_type"] != "LORA":
         raise UserError(f"{ref.adapter} is not a LoRA adapter: a prefix cannot be merged, use it with --adapter_model")
-    stored = read_json(Path(ref.path) / "config.json").get("dtype") if Path(ref.path).is_dir() else None
-    dtype = config.dtype or ("float16" if stored == "float16" else "bfloat16")
+    dtype = config.dtype or ("float16" if stored_dtype(ref) == "float16" else "bfloat16")
     identity = {
         "adapter_sha256": file_sha256(ref.adapter / "adapter_model.safetensors"),
         "model": model_record(ref),

@@ -16,15 +16,14 @@ the checkpoint with the lowest validation loss is kept, and training stops early
 appears when it is complete. A run that was stopped (Ctrl+C saves first), killed or cut off by a full disk goes on
 with --resume from its newest complete checkpoint in models/adapter.partial/, to the same weights.
 
+On several GPUs torchrun starts a process for each, and --batch_size is the rows of one (README, "More than one GPU");
+recipes/fsdp_qlora.yaml spreads a model that does not fit into one.
+
 Before the first step the rows are audited as by training/audit.py; audit.html shows what was learned from.
 
 Next: python training/merge.py
 """
 
-import logging
-import os
-import shutil
-import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,24 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import TrainConfig
-from utils.helpers import UserError, as_switch, describe, parse_config, run_stage, set_seed
-from utils.loading import load_tokenizer
-from utils.models import ModelRef, model_record, resolve
+from utils.helpers import as_switch, parse_config, run_stage
+from utils.models import resolve
+from utils.processes import is_main
 from utils.prompts import check_template
-from utils.records import (
-    RECORD_NAME,
-    check_output_folder,
-    finish_record,
-    read_json,
-    start_record,
-    unfinished,
-    whole_folder,
-    write_json,
-)
-from utils.supervision import Example, encode_all, findings, load_rows, write_audit
-
-logger = logging.getLogger(__name__)
-
+from utils.records import check_output_folder
+from utils.supervision import load_rows
 
 # names that the published scripts used -> ours
 ALIASES = {
@@ -90,144 +77,24 @@ ALIASES = {
 }
 
 
-def to_dataset(examples: list[Example], max_length: int):
-    """What the trainer takes, without the rows that are too long."""
-    from datasets import Dataset
-
-    kept = [example for example in examples if len(example.input_ids) <= max_length]
-    return Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in kept])
-
-
-def check(config: TrainConfig) -> None:
-    """Everything that can be wrong with the settings, before a model is loaded."""
-    import torch
-
-    from utils.trainer import trainer_arguments
-
-    check_template(config.prompt)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.cuda.device_count() > 1:
-        raise UserError("training runs in one process on one device so far: set CUDA_VISIBLE_DEVICES=0, no launcher")
-    try:
-        trainer_arguments(config, Path(config.output))  # the library knows its optimisers, schedules and trackers
-    except (ValueError, ImportError) as error:
-        raise UserError(f"--optimizer, --lr_scheduler or --report_to: {' '.join(str(error).split())}") from error
-
-
-def audit(examples: list[Example], tokenizer, config: TrainConfig, folder: Path) -> None:
-    """Writes what training/audit.py writes. Raises UserError where a fault is above its limit."""
-    found = findings(examples, config.allowed_faults())
-    write_audit(folder, examples, found, tokenizer, config.seed)
-    for finding in found:
-        if finding.rows:
-            logger.warning("%s", finding) if finding.blocks else logger.info("%s", finding)
-    if blocking := [finding.fault for finding in found if finding.blocks]:
-        raise UserError(
-            f"{config.input}: {', '.join(blocking)} in too many rows (numbers above; python training/audit.py shows "
-            f"them): mend them, or add --allow_faults {','.join(blocking)}"
-        )
-
-
-def train_one(config: TrainConfig, ref: ModelRef, examples: list, held_out: list, tokenizer, folder: Path) -> dict:
-    """Trains one seed into `folder`, from its newest checkpoint if there is one, and returns its metrics."""
-    from utils.card import write_card
-    from utils.checkpoints import newest_usable, stopped_early
-    from utils.report import plot_losses
-    from utils.trainer import build_trainer
-
-    folder.mkdir(exist_ok=True)
-    record = start_record(config, config.files())
-    set_seed(config.seed)
-    # of like length beside one another, so that little of a validation batch is padding
-    by_length = sorted(held_out, key=lambda example: len(example.input_ids))
-    train, validation = (to_dataset(rows, config.max_length) for rows in (examples, by_length))
-    if not len(train) or not len(validation):
-        raise UserError(f"no rows left within --max_length {config.max_length}")
-    dropped = len(examples) + len(held_out) - len(train) - len(validation)
-    logger.info("%d training rows, %d validation rows, %d too long", len(train), len(validation), dropped)
-
-    checkpoint = newest_usable(folder / "checkpoints")
-    trainer = build_trainer(config, ref, train, validation, tokenizer, folder)
-    trainer.args.eval_on_start = checkpoint is None  # a run that goes on has that loss in its history
-    if checkpoint:
-        logger.info("going on from %s", checkpoint.name)
-    if checkpoint and stopped_early(checkpoint, config.patience):
-        trainer.load_best_of(checkpoint)
-        seconds = 0.0
-    else:
-        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        seconds = outcome.metrics["train_runtime"]
-    state = trainer.state
-    metrics = {
-        "validation_loss_before": next(e["eval_loss"] for e in state.log_history if "eval_loss" in e),
-        "validation_loss": state.best_metric,
-        "best_step": state.best_global_step,
-        "steps": state.global_step,
-        "train_seconds": seconds,  # of this part, where the run was resumed
-        "rows": {"train": len(train), "validation": len(validation), "too_long": dropped},
-        "resumed_from_step": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
-        "ordinary_loss_because": trainer.ordinary_because,
-    }
-    trainer.save_model(folder)
-    tokenizer.save_pretrained(folder)
-    write_json(folder / "metrics.json", metrics | {"history": state.log_history})
-    plot_losses(state.log_history, folder / "loss.png")
-    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-    ids = [example.row["id"] for example in held_out]
-    finish_record(record, folder, model=model_record(ref), prompt=config.prompt, metrics=metrics, held_out=ids)
-    write_card(folder, record, "Rewrites biased text", "finetune" if config.method == "full" else "adapter")
-    shutil.rmtree(folder / "checkpoints")
-    return metrics
-
-
 def main(config: TrainConfig) -> None:
-    from utils.checkpoints import BEGUN, disk_errors, same_run
+    from utils.finetuning import check_settings, describe_runs, finetune, nothing_left_to_do
+    from utils.trainer import build_trainer, trainer_arguments
 
-    output = Path(config.output).resolve()
-    if config.resume and (output / RECORD_NAME).is_file() and not unfinished(output).exists():
-        print(f"{config.output} is complete: nothing to go on with")
+    if complete := nothing_left_to_do(config):
+        print(complete)
         return
     rows = load_rows(config)  # one split for all seeds
-    check_output_folder(output, config.overwrite)
-    check(config)
+    check_output_folder(Path(config.output), config.overwrite)
+    check_template(config.prompt)
+    check_settings(config, trainer_arguments)
     ref = resolve(config.base_model, revision=config.revision)
     default = "none" if config.method == "full" else params.QUANTIZATION
-    config = replace(config, quantization=config.quantization or default)
-    this_run = same_run(config, ref, unfinished(output))
-    logger.info("training %s on %s (%s)", ref.name, config.input, describe(config))
-    tokenizer = load_tokenizer(ref, side="right")
-    examples, held_out = encode_all(*rows, ref, tokenizer, config)
-
-    seeds = config.seed_list()
-    with whole_folder(output, config.overwrite, config.resume) as folder:
-        write_json(folder / BEGUN, this_run)
-        audit(examples, tokenizer, config, folder)
-        runs = {}
-        for seed in seeds:
-            target = folder if len(seeds) == 1 else folder / f"seed-{seed}"
-            if (target / "metrics.json").is_file() and not (target / "checkpoints").exists():  # done before a stop
-                runs[seed] = read_json(target / "metrics.json")
-                continue
-            with disk_errors(target):
-                runs[seed] = train_one(replace(config, seed=seed), ref, examples, held_out, tokenizer, target)
-        if len(seeds) > 1:
-            losses = [run["validation_loss"] for run in runs.values()]
-            best = min(runs, key=lambda seed: runs[seed]["validation_loss"])
-            shutil.copytree(folder / f"seed-{best}", folder, dirs_exist_ok=True)
-            summary = {
-                "mean": statistics.mean(losses),
-                "stdev": statistics.stdev(losses),
-                "best_seed": best,
-                "runs": runs,
-            }
-            write_json(folder / "seeds.json", summary)
-            print(f"validation loss {summary['mean']:.3f} +- {summary['stdev']:.3f} over seeds {config.seeds}")
-        (folder / BEGUN).unlink()
-    for seed, run in runs.items():
-        print(
-            f"seed {seed}: validation loss {run['validation_loss_before']:.3f} -> {run['validation_loss']:.3f} "
-            f"in {run['steps']} steps, {run['train_seconds']:.0f} s"
-        )
-    print(f"{config.method} weights: {config.output}; next: python training/merge.py --adapter_model {config.output}")
+    runs = finetune(replace(config, quantization=config.quantization or default), ref, rows, build_trainer)
+    if is_main():
+        print(describe_runs(runs))
+        merge = f"python training/merge.py --adapter_model {config.output}"
+        print(f"{config.method} weights: {config.output}" + (f"; next: {merge}" if config.method == "lora" else ""))
 
 
 if __name__ == "__main__":

@@ -33,18 +33,19 @@ def model_card(record: dict[str, Any], title: str, relation: str, more: list[str
     config, metrics, base = record["config"], record["metrics"], record["model"]
     hub_id = params.EMBEDDED_MODELS.get(base["name"], {}).get("hub_id", base["name"])
     licence = licence_of(base)
+    method = config.get("method", "full")  # of an encoder-decoder all weights are trained
     front = ModelCardData(
         language="en",
         license=licence or "other",
         library_name="peft" if relation == "adapter" else "transformers",
-        pipeline_tag="text-generation",
-        tags=["safety", "debiasing", config["method"]],
+        pipeline_tag="text-generation" if "method" in config else "text2text-generation",
+        tags=["safety", "debiasing", method],
         base_model=None if (params.ROOT / hub_id).is_dir() else hub_id,
         base_model_relation=relation,
     )
     lines = ["---", front.to_yaml(), "---", "", f"# {title}", ""]
     lines += [
-        f"Rewrites biased text so that it is fair and keeps its message. {config['method']} on {base['name']} "
+        f"Rewrites biased text so that it is fair and keeps its message. {method} on {base['name']} "
         f"({config['quantization']} weights), prompt template `{record['prompt']}`.",
         "",
         "It was trained to rewrite single texts. It is no filter and no judge: check what it writes.",

@@ -1,30 +1,30 @@
 """Checkpoints that are complete or not used: a marker is written last, and read before a run goes on from one."""
 
-import contextlib
-import errno
 import json
 import logging
 import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+import time
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
 
-from utils.configs import TrainConfig
+from utils import processes
+from utils.configs import FinetuneConfig
 from utils.helpers import UserError
 from utils.models import ModelRef, model_record
-from utils.records import changes, file_sha256, read_json, write_json
+from utils.records import RECORD_NAME, changes, file_sha256, read_json, shareable, write_json
 
 logger = logging.getLogger(__name__)
 
 BEGUN = "begun.json"  # in the folder of an unfinished run: what it was begun with
 MARKER = "complete.json"  # of every file in the checkpoint its size and SHA-256
 _STATE = "trainer_state.json"
+PASSING = ("output", "overwrite", "resume", "report_to")  # settings that change nothing that is learned
 
 
 def mark_complete(checkpoint: Path) -> None:
@@ -82,16 +82,16 @@ def newest_usable(folder: Path) -> Path | None:
     return None
 
 
-def same_run(config: TrainConfig, ref: ModelRef, folder: Path) -> dict:
+def same_run(config: FinetuneConfig, ref: ModelRef, folder: Path) -> dict:
     """What tells this run from another one: settings, model, data. Compares it with a run that was begun before.
 
     Raises:
         UserError: a begun run is neither to be resumed nor to be given up, or it differs from this one.
     """
-    passing = ("output", "overwrite", "resume", "report_to")  # these change nothing that is learned
-    settings = {name: value for name, value in asdict(config).items() if name not in passing}
+    settings = {name: value for name, value in asdict(config).items() if name not in PASSING}
     data = {str(path): file_sha256(path) for path in config.files()}
-    this = json.loads(json.dumps({"settings": settings, "model": model_record(ref), "data": data}, default=str))
+    this = {"settings": settings, "model": model_record(ref), "data": data, "processes": processes.count()}
+    this = json.loads(json.dumps(this, default=str))
     something_is_done = any(folder.rglob("checkpoint-*")) or any(folder.rglob("metrics.json"))
     if not (something_is_done and (folder / BEGUN).is_file()) or (config.overwrite and not config.resume):
         return this
@@ -99,27 +99,10 @@ def same_run(config: TrainConfig, ref: ModelRef, folder: Path) -> dict:
         raise UserError(f"{folder} holds a run that was stopped: add --resume to go on, or --overwrite to start anew")
     begun = read_json(folder / BEGUN)
     changed = [f"--{change}" for change in changes(begun["settings"], this["settings"])]
-    changed += [f"the {part} changed" for part in ("model", "data") if begun[part] != this[part]]
+    changed += [f"the {part} changed" for part in ("model", "data", "processes") if begun[part] != this[part]]
     if changed:
         raise UserError(f"{folder} was begun differently ({'; '.join(changed)}): --overwrite starts anew")
     return this
-
-
-@contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """A disk that is full becomes a UserError; the libraries say it in several ways."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch has no type of its own for it
-        by_torch = any(part in str(error) for part in ("PytorchStreamWriter", "inline_container"))
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        if not (by_torch or full or isinstance(error, SafetensorError)):
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{folder}: writing failed ({reason}): is the disk full? --resume goes on from the last checkpoint"
-        ) from error
 
 
 def stopped_early(checkpoint: Path, patience: int) -> bool:
@@ -129,11 +112,47 @@ def stopped_early(checkpoint: Path, patience: int) -> bool:
     return 0 < patience <= attributes.get("early_stopping_patience_counter", 0)
 
 
+def finished_otherwise(config: FinetuneConfig, folder: Path) -> list[str]:
+    """In words, which settings of a run that is complete differ from these."""
+    done = read_json(folder / RECORD_NAME)["config"]
+    same = (*PASSING, "seed") if config.seeds else PASSING  # of several seeds the best one's record stands there
+    now = {name: shareable(value) for name, value in asdict(config).items() if name not in same}
+    if now["quantization"] is None:
+        now["quantization"] = done["quantization"]
+    return changes(done, now)
+
+
+def load_best_of(trainer, checkpoint: Path) -> None:
+    """Ends a run that had stopped by itself when it wrote `checkpoint`: its history, and its best weights."""
+    trainer.state = TrainerState.load_from_json(str(checkpoint / _STATE))
+    trainer._load_best_model()
+
+
+class Stopwatch(TrainerCallback, ExportableState):
+    """Has each checkpoint say how many seconds of training it took, those before a stop included."""
+
+    def __init__(self, before: float = 0.0):
+        self.before = before
+        self.started = time.monotonic()
+
+    def on_train_begin(self, args, state, control, **others):
+        self.started = time.monotonic()
+
+    def state(self) -> dict:
+        return {"args": {"before": self.before + time.monotonic() - self.started}, "attributes": {}}
+
+
+def seconds_of(checkpoint: Path) -> float:
+    """Seconds of training until this checkpoint."""
+    return read_json(checkpoint / _STATE)["stateful_callbacks"]["Stopwatch"]["args"]["before"]
+
+
 class CompleteCheckpoints(TrainerCallback):
     """Marks each checkpoint, and then deletes those that neither of the two newest ones needs."""
 
     def on_save(self, args, state, control, **others):
-        if not state.is_world_process_zero:
+        processes.wait()  # each writes the state of its random generators
+        if not processes.is_main():
             return
         newest, *older = by_step(Path(args.output_dir))
         mark_complete(newest)
@@ -145,7 +164,11 @@ class CompleteCheckpoints(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Ctrl+C (or SIGTERM, from a scheduler) ends the step, saves a checkpoint and stops; the second stops at once."""
+    """Ctrl+C (or SIGTERM, from a scheduler) ends the step, saves a checkpoint and stops; the second stops at once.
+
+    Of several processes one may hear it a step later than another, and the launcher passes it on once more: they
+    stop together, after the step.
+    """
 
     def __init__(self):
         self.stopped = False
@@ -154,12 +177,14 @@ class StopOnSignal(TrainerCallback):
         self.before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _stop(self, number, frame):
-        if self.stopped:
+        if self.stopped and processes.count() == 1:
             raise KeyboardInterrupt("stopped at once; --resume goes on from the last checkpoint")
-        logger.warning("stopping after this step, to save it (once more stops at once)")
+        if not self.stopped:
+            logger.warning("stopping after this step, to save it (once more stops at once)")
         self.stopped = True
 
     def on_step_end(self, args, state, control, **others):
+        self.stopped = bool(processes.largest(self.stopped))
         if self.stopped:
             control.should_save = control.should_training_stop = True
 

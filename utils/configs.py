@@ -196,11 +196,11 @@ class AuditConfig(RowsConfig):
 
 
 @dataclass
-class TrainConfig(RowsConfig):
-    output: str = setting(str(params.ADAPTER_DIR), "folder for the adapter (or the model, with --method full)")
+class FinetuneConfig(RowsConfig):
+    """How weights are trained, whatever the kind of model."""
+
     resume: bool = setting(False, "go on from the last checkpoint of a run that was stopped or killed")
-    method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
-    seeds: str | None = setting(None, "several seeds, e.g. 0,1,2: one adapter each, and mean and spread of the loss")
+    seeds: str | None = setting(None, "several seeds, e.g. 0,1,2: a model each, and mean and spread of the loss")
     # optimisation
     lr: float = setting(params.LEARNING_RATE, "peak learning rate")
     lr_scheduler: str = setting(params.LR_SCHEDULER, "constant, linear, cosine, constant_with_warmup ...")
@@ -209,16 +209,13 @@ class TrainConfig(RowsConfig):
     optimizer: str = setting(params.OPTIMIZER, "any optimizer name of transformers, e.g. paged_adamw_32bit on CUDA")
     epochs: float = setting(params.EPOCHS, "passes over the data")
     max_steps: int = setting(-1, "stop after so many optimiser steps; -1: by epochs")
-    batch_size: int = setting(params.BATCH_SIZE, "rows of a batch")
+    batch_size: int = setting(params.BATCH_SIZE, "rows of a batch, in each process")
     eval_batch_size: int = setting(params.EVAL_BATCH_SIZE, "rows of a batch in evaluation")
     gradient_accumulation: int = setting(params.GRADIENT_ACCUMULATION, "batches per optimiser step")
-    micro_batch_tokens: int = setting(
-        params.MICRO_BATCH_TOKENS, "a batch goes through the model in parts of at most so many tokens: less memory"
-    )
     max_grad_norm: float = setting(params.MAX_GRAD_NORM, "gradients are clipped to this norm")
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, slower")
     group_by_length: bool = setting(params.GROUP_BY_LENGTH, "put rows of like length into one batch")
-    packing: bool = setting(False, "put several rows into one sequence; needs FlashAttention, so CUDA only")
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = setting("bfloat16", "precision of the matrix products")
     # evaluation and checkpoints
     eval_steps: float = setting(params.EVAL_STEPS, "evaluate and save every so many steps; below 1: a share of all")
     logging_steps: int = setting(params.LOGGING_STEPS, "log the training loss every so many steps")
@@ -228,28 +225,16 @@ class TrainConfig(RowsConfig):
     report_to: str = setting(
         params.REPORT_TO, "where curves go: tensorboard (in the output folder), wandb, trackio, none"
     )
-    # adapter
-    lora_r: int = setting(params.LORA_R, "rank")
-    lora_alpha: int = setting(params.LORA_ALPHA, "scale; the update is multiplied by alpha / r")
-    lora_dropout: float = setting(params.LORA_DROPOUT, "dropout on the adapter's input")
-    lora_targets: str = setting(params.LORA_TARGETS, "all-linear, or module names joined by commas")
-    lora_bias: Literal["none", "all", "lora_only"] = setting(params.LORA_BIAS, "which biases are trained")
-    prefix_tokens: int = setting(params.PREFIX_TOKENS, "virtual tokens of --method prefix")
-    # 4-bit details
-    nf4_quant_type: Literal["nf4", "fp4"] = setting("nf4", "4-bit data type")
-    nf4_double_quant: bool = setting(True, "quantise the quantisation constants too")
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = setting("bfloat16", "precision of the matrix products")
 
     def __post_init__(self):
         super().__post_init__()
-        above_zero = ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation", "micro_batch_tokens")
-        for flag in (*above_zero, "eval_steps", "lr", "lora_r"):
+        for flag in ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation", "eval_steps", "lr"):
             if getattr(self, flag) <= 0:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+        if self.eval_steps > 1 and self.eval_steps != int(self.eval_steps):
+            raise ValueError(f"--eval_steps {self.eval_steps}: give whole steps, or a share of all below 1")
         if self.seeds is not None and not self.seed_list():
             raise ValueError(f"--seeds {self.seeds}: give different whole numbers, e.g. 0,1,2")
-        if self.method == "full" and self.quantization in ("nf4", "int8"):
-            raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
 
     def trackers(self) -> list[str]:
         return [name for name in _names(self.report_to) if name != "none"]
@@ -262,6 +247,49 @@ class TrainConfig(RowsConfig):
         return (
             [int(part) for part in parts] if all(p.isdigit() for p in parts) and len(set(parts)) == len(parts) else []
         )
+
+
+@dataclass
+class TrainConfig(FinetuneConfig):
+    output: str = setting(str(params.ADAPTER_DIR), "folder for the adapter (or the model, with --method full)")
+    method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
+    micro_batch_tokens: int = setting(
+        params.MICRO_BATCH_TOKENS, "a batch goes through the model in parts of at most so many tokens: less memory"
+    )
+    packing: bool = setting(False, "put several rows into one sequence; needs FlashAttention, so CUDA only")
+    # adapter
+    lora_r: int = setting(params.LORA_R, "rank")
+    lora_alpha: int = setting(params.LORA_ALPHA, "scale; the update is multiplied by alpha / r")
+    lora_dropout: float = setting(params.LORA_DROPOUT, "dropout on the adapter's input")
+    lora_targets: str = setting(params.LORA_TARGETS, "all-linear, or module names joined by commas")
+    lora_bias: Literal["none", "all", "lora_only"] = setting(params.LORA_BIAS, "which biases are trained")
+    prefix_tokens: int = setting(params.PREFIX_TOKENS, "virtual tokens of --method prefix")
+    # 4-bit details
+    nf4_quant_type: Literal["nf4", "fp4"] = setting("nf4", "4-bit data type")
+    nf4_double_quant: bool = setting(True, "quantise the quantisation constants too")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for flag in ("micro_batch_tokens", "lora_r"):
+            if getattr(self, flag) <= 0:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+        if self.method == "full" and self.quantization in ("nf4", "int8"):
+            raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
+
+
+@dataclass
+class Seq2SeqConfig(FinetuneConfig):
+    base_model: str | None = setting(params.SEQ2SEQ_BASE, "folder or Hub id of an encoder-decoder: T5, Flan-T5, BART")
+    output: str = setting(str(params.SEQ2SEQ_DIR), "folder for the model")
+    lr: float = setting(params.SEQ2SEQ_LEARNING_RATE, "peak learning rate")
+    epochs: float = setting(params.SEQ2SEQ_EPOCHS, "passes over the data")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.prompt == "fill" or self.train_on_inputs:
+            raise ValueError("an encoder-decoder writes whole answers: leave --prompt fill and --train_on_inputs out")
+        if self.quantization not in (None, "none"):
+            raise ValueError(f"--quantization {self.quantization}: all weights are trained, in float32")
 
 
 @dataclass

@@ -53,6 +53,7 @@ def open_engine(config: AskConfig) -> Ask:
 
 
 def _in_process(config: AskConfig) -> Ask:
+    from utils.generation import generate, seed_of
     from utils.loading import load_model, load_tokenizer
     from utils.models import resolve
 
@@ -68,13 +69,12 @@ def _in_process(config: AskConfig) -> Ask:
         fresh = (r for r in requests if r.key not in answers and not (r.key in seen or seen.add(r.key)))
         while chunk := list(itertools.islice(fresh, CHUNK)):
             if not loaded:
-                from utils.generation import generate
-
-                loaded.extend((load_tokenizer(ref), load_model(ref, config.quantization), generate))
-            tokenizer, model, generate = loaded
+                loaded.extend((load_tokenizer(ref), load_model(ref, config.quantization)))
+            tokenizer, model = loaded
             seen.clear()  # their answers are kept from here on
-            set_seed(chunk[0].seed)
-            for reply in generate(model, tokenizer, [request.messages for request in chunk], settings):
+            set_seed(chunk[0].seed)  # where the library draws
+            chats, seeds = [request.messages for request in chunk], [seed_of(request.key) for request in chunk]
+            for reply in generate(model, tokenizer, chats, settings, seeds=seeds):
                 request = chunk[reply.index]
                 if reply.status == "too_long":
                     errors[request.key] = f"the prompt has {reply.prompt_tokens} tokens, at most {PROMPT_TOKENS}"

@@ -13,6 +13,7 @@ from transformers import LogitsProcessorList
 from utils import params
 from utils.cache import RowCache, begin, forward
 from utils.configs import GenerationConfig
+from utils.data import content_id
 from utils.decoding import Processor
 from utils.likelihood import supports, tolerance
 from utils.loading import end_tokens
@@ -20,6 +21,11 @@ from utils.loading import end_tokens
 logger = logging.getLogger(__name__)
 
 Messages = list[dict[str, str]]
+
+# settings of transformers that bend what a model would write; some models bring others of their own (BART: no three
+# tokens twice, which no faithful rewriting could keep)
+PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "min_length": 0,
+         "length_penalty": 1.0, "early_stopping": False}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,23 @@ def generate(
     chats: list[Messages],
     config: GenerationConfig,
     processors: list[Processor] | None = None,
+    seeds: list[int] | None = None,
 ) -> Iterator[Answer]:
     """Answers chats, in no particular order: use `Answer.index`.
 
     Of the model's own generation settings only its end tokens are used. With a temperature each row has a random
-    generator of its own, so that an answer does not depend on the rows beside it.
+    generator of its own, so that an answer does not depend on the rows beside it (nor on those done before a kill);
+    where the library generates, on CUDA and with beams, it does.
 
     Args:
         chats: one list of chat messages per row.
         config: lengths, temperature, token budget.
         processors: per row, an object called with (generated token ids, scores [vocab]) that returns scores;
             or None. See utils/decoding.py.
+        seeds: per row, of its random generator; None: drawn from the global one. See `seed_of`.
     """
+    if seeds is None:
+        seeds = [int(torch.randint(2**62, ())) for _ in chats]
     prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # the largest first: memory trouble shows at once
@@ -59,19 +70,24 @@ def generate(
         yield Answer(i, "", "too_long", len(ids[i]), 0)
     order = order[len(too_long) :]
     with tqdm(total=len(ids), initial=len(too_long), unit="row", disable=len(ids) < 2) as bar:
-        for i, tokens, finished in _write(model, tokenizer, order, ids, config, processors):
+        for i, tokens, finished in _write(model, tokenizer, order, ids, config, processors, seeds):
             text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
             yield Answer(i, text, "ok" if finished else "truncated", len(ids[i]), len(tokens))
             bar.update()
 
 
-def _write(model, tokenizer, order, ids, config, processors) -> Iterator[tuple[int, list[int], bool]]:
+def seed_of(*names: object) -> int:
+    """A seed for what has these names: the same wherever, and whenever, it comes to its turn."""
+    return int(content_id(*map(str, names)), 16)
+
+
+def _write(model, tokenizer, order, ids, config, processors, seeds) -> Iterator[tuple[int, list[int], bool]]:
     """Yields (row, new token ids without the end token, whether the answer ended by itself)."""
     if not order:
         return
     reason = _reason_for_the_library(model, config) or _mismatch(model, order, ids)
     if reason is None:
-        yield from _write_rows(model, tokenizer, order, ids, config, processors)
+        yield from _write_rows(model, tokenizer, order, ids, config, processors, seeds)
         return
     logger.info("the library generates the answers: %s", reason)
     for batch in _batches(order, ids, config):
@@ -119,9 +135,10 @@ class _Row:
 
     index: int
     prompt: list[int]
-    guide: Processor | None
-    generator: torch.Generator | None
     pending: list[int]  # tokens whose keys are not in the cache yet
+    guide: Processor | None = None
+    seed: int | None = None  # where chance decides
+    generator: torch.Generator | None = None
     guess: list[int] = field(default_factory=list)  # what may come after them
     written: list[int] = field(default_factory=list)
     trust: float = params.LOOKUP_TRUST  # how likely a guessed token is right, by experience with this row
@@ -150,16 +167,19 @@ class _Row:
 
 
 @torch.inference_mode()
-def _write_rows(model, tokenizer, order, ids, config, processors) -> Iterator[tuple[int, list[int], bool]]:
+def _write_rows(model, tokenizer, order, ids, config, processors, seeds) -> Iterator[tuple[int, list[int], bool]]:
     ends = end_tokens(model.generation_config, tokenizer)
     common = _shared([ids[i] for i in order])
     cache = begin(model, ids[order[0]][:common])
-    waiting = order[::-1]  # the longest is popped first
+    chance = seeds if config.temperature > 0 else dict.fromkeys(order)
+    waiting = [  # the longest is popped first
+        _Row(i, ids[i], ids[i][common:], processors[i] if processors else None, chance[i]) for i in order[::-1]
+    ]
     rows: list[_Row | None] = []  # by slot
     while waiting or any(row is not None for row in rows):
         writing = sum(row is not None for row in rows)
         if writing <= (0.75 if waiting else 0.5) * cache.slots:
-            rows, cache = _refill(cache, rows, waiting, ids, common, config, processors)
+            rows, cache = _refill(cache, rows, waiting, config)
         new = [slot for slot, row in enumerate(rows) if row and not row.written]
         for slots in (new, [slot for slot, row in enumerate(rows) if row and row.written]):
             if not slots:
@@ -171,22 +191,19 @@ def _write_rows(model, tokenizer, order, ids, config, processors) -> Iterator[tu
                 rows[slot] = None
 
 
-def _refill(cache: RowCache, rows, waiting: list[int], ids, common: int, config, processors) -> tuple[list, RowCache]:
+def _refill(
+    cache: RowCache, rows: list[_Row | None], waiting: list[_Row], config: GenerationConfig
+) -> tuple[list[_Row | None], RowCache]:
     """Drops finished rows and takes as many of those that wait as the token budget admits. Returns rows and cache."""
     kept = [slot for slot, row in enumerate(rows) if row]
     rows = [rows[slot] for slot in kept]
-    prompts = [len(row.prompt) for row in rows] + [len(ids[i]) for i in waiting[-1:]]
-    room = max(prompts) + config.max_new_tokens + params.LOOKUP_MOST
+    room = max(len(row.prompt) for row in rows + waiting[-1:]) + config.max_new_tokens + params.LOOKUP_MOST
     while waiting and (not rows or (len(rows) + 1) * room <= config.batch_tokens):
-        i = waiting.pop()
-        generator = torch.Generator().manual_seed(_draw()) if config.temperature > 0 else None
-        rows.append(_Row(i, ids[i], processors[i] if processors else None, generator, ids[i][common:]))
+        row = waiting.pop()
+        if row.seed is not None:
+            row.generator = torch.Generator().manual_seed(row.seed)
+        rows.append(row)
     return rows, cache.resized(kept, len(rows), room)
-
-
-def _draw() -> int:
-    """A seed from the global generator, which utils.helpers.set_seed has seeded."""
-    return int(torch.randint(2**62, ()))
 
 
 def _step(model, cache: RowCache, rows: list[_Row], slots: list[int], config: GenerationConfig, ends) -> None:
@@ -249,8 +266,9 @@ def _batches(order: list[int], ids: list[list[int]], config: GenerationConfig) -
 @torch.inference_mode()
 def _write_by_library(model, tokenizer, batch, ids, config, processors) -> Iterator[tuple[int, list[int], bool]]:
     """A batch by transformers' generate, for beams and for models that our cache does not fit."""
-    padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, padding_side="left", return_tensors="pt")
-    width = padded["input_ids"].shape[1]
+    padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt")
+    # an encoder-decoder returns no prompt, but the token that its decoder starts with
+    width = 1 if model.config.is_encoder_decoder else padded["input_ids"].shape[1]
     ends = end_tokens(model.generation_config, tokenizer)
     output = model.generate(
         **padded.to(model.device),
@@ -259,7 +277,7 @@ def _write_by_library(model, tokenizer, batch, ids, config, processors) -> Itera
         temperature=config.temperature if config.temperature > 0 else None,
         top_p=config.top_p if config.temperature > 0 else None,
         top_k=0 if config.temperature > 0 else None,
-        repetition_penalty=1.0,
+        **PLAIN,
         eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
         num_beams=config.num_beams,

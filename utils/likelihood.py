@@ -58,12 +58,12 @@ def supports(model) -> str | None:
     """
     causal = without_adapter(model)
     config = causal.config.get_text_config()
+    if config.is_encoder_decoder:
+        return "it is an encoder-decoder"
     if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
         return "prefix tuning adds positions of its own"
     if getattr(causal, "is_loaded_in_8bit", False):
         return "8-bit products are rounded by batch"
-    if getattr(causal.base_model, "gradient_checkpointing", False):
-        return "gradient checkpointing runs the layers again"
     if any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
         return "its logits are scaled after the output layer"
     if type(causal.get_output_embeddings()) is not torch.nn.Linear:

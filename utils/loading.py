@@ -3,17 +3,23 @@
 from typing import Any
 
 from utils.helpers import UserError
-from utils.models import ModelRef
+from utils.models import ModelRef, weight_shapes
 
 
 def load_tokenizer(ref: ModelRef, side: str = "left"):
-    """Tokenizer of the adapter or base. `side` is the padding side: left to generate, right to train."""
+    """Tokenizer of the adapter or base. `side` is the padding side: left to generate, right to train.
+
+    An encoder-decoder gets a chat template here: see `encoder_decoder_template`.
+    """
     from jinja2 import TemplateError
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     source = ref.adapter if ref.adapter and (ref.adapter / "tokenizer.json").is_file() else ref.path
     revision = ref.revision if source == ref.path else None
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side=side)
+    if AutoConfig.from_pretrained(ref.path, revision=ref.revision).is_encoder_decoder:
+        tokenizer.padding_side = "right"  # BART counts positions from the first token, padding or not
+        tokenizer.chat_template = encoder_decoder_template(tokenizer)
     if tokenizer.chat_template is None:
         raise UserError(f"{ref.name} has no chat template: take the instruct or chat version of the model")
     try:
@@ -25,6 +31,21 @@ def load_tokenizer(ref: ModelRef, side: str = "left"):
     return tokenizer
 
 
+def encoder_decoder_template(tokenizer) -> str:
+    """A chat template for a model that reads one text and writes another: what was said, then the last answer.
+
+    Each side stands between the special tokens that the tokenizer puts around a text, so that prompt, completion, and
+    what is read and written are told apart as for any other model. Earlier turns are joined by empty lines.
+    """
+    around = tokenizer("")["input_ids"]
+    before, after = (tokenizer.decode(ids) for ids in (around[:-1], around[-1:]))
+    said = "{{ (messages[:-1] if answered else messages) | map(attribute='content') | join('\n\n') }}"
+    return (
+        "{% set answered = messages[-1]['role'] == 'assistant' %}"
+        f"{before}{said}{after}{{% if answered %}}{before}{{{{ messages[-1]['content'] }}}}{after}{{% endif %}}"
+    )
+
+
 def end_tokens(settings, tokenizer) -> set[int]:
     """The model's own end tokens and the tokenizer's: chat models often end a turn with another token than a text.
 
@@ -33,6 +54,14 @@ def end_tokens(settings, tokenizer) -> set[int]:
     """
     ends = settings.eos_token_id
     return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+
+
+def stored_dtype(ref: ModelRef) -> str | None:
+    """The number type in which a base is stored, by its configuration, such as "float16"."""
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(ref.path, revision=ref.revision).dtype
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def generation_settings(ref: ModelRef):
@@ -56,18 +85,21 @@ def load_base(
         training: the model will be trained, so its 4-bit weights must stay in the layout the backward pass reads.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.integrations.fsdp import is_fsdp_enabled
 
     settings = settings or {}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"  # of several, that of this process
     dtype = getattr(torch, settings.get("compute_dtype", "bfloat16"))
     if device == "cpu" and (dtype == torch.float16 or not cpu_has_bf16()):
         dtype = torch.float32  # half precision without hardware for it is slower than single, and float16 overflows
-    model = AutoModelForCausalLM.from_pretrained(
+    two_parts = AutoConfig.from_pretrained(ref.path, revision=ref.revision).is_encoder_decoder
+    on_device = (quantization != "none" or device != "cpu") and not is_fsdp_enabled()  # which places weights itself
+    model = (AutoModelForSeq2SeqLM if two_parts else AutoModelForCausalLM).from_pretrained(
         ref.path,
         revision=ref.revision,
         dtype=dtype,
-        device_map={"": device} if quantization != "none" or device == "cuda" else None,
+        device_map={"": device} if on_device else None,
         use_safetensors=True,
         quantization_config=_quantization_config(quantization, settings, dtype),
         # on CPU the backward pass of the fused kernel is slower than the plain one (benchmarks/RESULTS.md)
@@ -131,6 +163,8 @@ def load_model(ref: ModelRef, quantization: str | None = None, training: bool = 
     if ref.adapter:
         from peft import PeftModel
 
+        make_room_for_tokens(ref, model)
+
         try:
             model = PeftModel.from_pretrained(model, ref.adapter)
         except (RuntimeError, ValueError) as error:
@@ -139,3 +173,20 @@ def load_model(ref: ModelRef, quantization: str | None = None, training: bool = 
                 f"{ref.adapter} does not fit {ref.name}, it was trained on another base ({reason})"
             ) from error
     return model.eval()
+
+
+def make_room_for_tokens(ref: ModelRef, model) -> None:
+    """Gives a base as many embeddings as its adapter's tokenizer has tokens.
+
+    Raises:
+        UserError: the adapter does not hold the new ones.
+    """
+    tokens, room = len(load_tokenizer(ref)), model.get_input_embeddings().num_embeddings
+    if tokens <= room:
+        return
+    if not any("embed" in name or "lm_head" in name for name in weight_shapes(ref.adapter)):
+        raise UserError(
+            f"{ref.adapter}: its tokenizer has {tokens - room} tokens that {ref.name} does not know, and the adapter "
+            "holds no embeddings for them: train it with these saved, or without new tokens"
+        )
+    model.resize_token_embeddings(tokens, mean_resizing=False)

@@ -12,7 +12,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 
 from utils.helpers import UserError
-from utils.loading import load_base, load_model, load_tokenizer
+from utils.loading import load_base, load_model, make_room_for_tokens
 from utils.lora import written_out
 from utils.models import ModelRef, weight_shapes
 from utils.supervision import Example
@@ -62,7 +62,7 @@ def merge(ref: ModelRef, trained, base: str, dtype: torch.dtype):
     model = load_base(ref, "none", {"compute_dtype": "float32"})
     if base == "nf4":
         _write_out(trained.get_base_model(), model)
-    _make_room_for_tokens(ref, model)
+    make_room_for_tokens(ref, model)
     _untie(ref, model)
     merged = PeftModel.from_pretrained(model, ref.adapter).merge_and_unload().to(dtype)
     broken = [name for name, value in merged.named_parameters() if not torch.isfinite(value).all()]
@@ -83,19 +83,6 @@ def _write_out(quantised, model) -> None:
             plain.weight.data = written_out(base, plain.weight.dtype)
 
 
-def _make_room_for_tokens(ref: ModelRef, model) -> None:
-    """Gives the base as many embeddings as the adapter's tokenizer has tokens."""
-    tokens, room = len(load_tokenizer(ref)), model.get_input_embeddings().num_embeddings
-    if tokens <= room:
-        return
-    if not any("embed" in name or "lm_head" in name for name in weight_shapes(ref.adapter)):
-        raise UserError(
-            f"{ref.adapter}: its tokenizer has {tokens - room} tokens that {ref.name} does not know, and the adapter "
-            "holds no embeddings for them: train it with these saved, or without new tokens"
-        )
-    model.resize_token_embeddings(tokens, mean_resizing=False)
-
-
 def _untie(ref: ModelRef, model) -> None:
     """Where input and output embeddings are one tensor and the adapter changes one of them, makes them two."""
     output = model.get_output_embeddings()
@@ -105,18 +92,30 @@ def _untie(ref: ModelRef, model) -> None:
         model.config.tie_word_embeddings = False
 
 
+def bare(trained):
+    """The base below the adapter, as a function of input_ids: what `trained` would be, had it learned nothing."""
+
+    def run(**inputs):
+        with trained.disable_adapter():
+            return trained(**inputs)
+
+    return run
+
+
 @torch.inference_mode()
 def difference(trained, merged, examples: list[Example]) -> Difference:
-    """Compares the two models on the supervised tokens of `examples`, given all tokens before them."""
+    """Compares two models on the supervised tokens of `examples`, given all tokens before them.
+
+    `merged` may be a function of input_ids that returns what a model does.
+    """
     divergences, agreed, losses = [], 0, [0.0, 0.0]
     for example in examples:
         supervised = [n - 1 for n, label in enumerate(example.labels) if label != -100 and n]
         ids = torch.tensor([example.input_ids], device=trained.device)
         ours, theirs = (
-            torch.log_softmax(model(input_ids=ids.to(model.device)).logits[0, supervised].float(), dim=-1)
+            torch.log_softmax(model(input_ids=ids).logits[0, supervised].float(), dim=-1)
             for model in (trained, merged)
         )
-        theirs = theirs[:, : ours.shape[1]].to(ours.device)
         wanted = ids[0, 1:][supervised, None]
         for n, scores in enumerate((ours, theirs)):
             losses[n] -= scores.gather(1, wanted).sum().item()

@@ -24,6 +24,7 @@ REPORTS_DIR = DATASETS_DIR / "reports"
 ADAPTER_DIR = MODELS_DIR / "adapter"
 MERGED_DIR = MODELS_DIR / "merged"
 SPOTTER_DIR = MODELS_DIR / "spotter"
+SEQ2SEQ_DIR = MODELS_DIR / "seq2seq"
 
 # --- columns ---
 INPUT_COLUMN = "biased_text"
@@ -142,6 +143,11 @@ LORA_TARGETS = "all-linear"
 LORA_BIAS = "none"
 PREFIX_TOKENS = 20
 
+# --- train_seq2seq.py ---
+SEQ2SEQ_BASE = "google/flan-t5-base"  # the smallest of the paper's baselines
+SEQ2SEQ_LEARNING_RATE = 1e-4  # all weights, in float32
+SEQ2SEQ_EPOCHS = 5.0  # early stopping ends it
+
 # --- model cards ---
 WATTS_PER_CPU = 10  # per core under load; assumed
 WATTS_PER_GPU = 400  # the limit of an A100 or a little less than that of an H100; assumed
@@ -150,6 +156,8 @@ GRID_KG_PER_KWH = 0.396  # what the paper's 0.53 kWh and 0.21 kg come to
 # --- merge.py ---
 MERGE_ROWS = 32
 MERGE_MAX_KL = 0.1  # nats a token; see benchmarks/RESULTS.md for what good and wrong merges have
+MERGE_MAX_SHARE = 0.5  # of the divergence between base with and without adapter
+MERGE_NOISE = 0.005  # nats a token: a merge that is off by less is never refused; rounding to 16 bits costs 0.001
 MAX_SHARD_SIZE = "5GB"
 
 # --- infer.py ---

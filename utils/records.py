@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, progress that survives a kill, and the record of a run."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -37,11 +38,16 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+def whole_folder(
+    path: Path, overwrite: bool = False, resume: bool = False, once_there_is_room: str = "run it again"
+) -> Iterator[Path]:
     """Gives an empty folder beside `path`; it is renamed to `path` when the block ends well.
 
     A folder left by a killed run is deleted first, as it never had the final name; or with `resume` it is given as it
     is. With `overwrite`, what stands at `path` is moved aside, and goes only once the new folder has its name.
+
+    Raises:
+        UserError: something stands at `path`, or the disk is full; `once_there_is_room` says what to do then.
     """
     partial, old = unfinished(path), path.with_name(path.name + ".old")
     if old.exists() and not path.exists():  # killed between the two renames
@@ -51,15 +57,31 @@ def whole_folder(path: Path, overwrite: bool = False, resume: bool = False) -> I
     for leftover in (old,) if resume else (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(exist_ok=resume)
-    yield partial
-    for file in partial.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{partial}: writing failed ({reason}): is the disk full? make room, then {once_there_is_room}"
+        ) from error
     if path.exists():
         os.replace(path, old)
     os.replace(partial, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether an error says so; the libraries that write weights have no type of their own for it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    by_library = ("PytorchStreamWriter", "inline_container", "Error while serializing")  # torch, torch, safetensors
+    return any(part in str(error) for part in by_library)
 
 
 def unfinished(path: Path) -> Path:

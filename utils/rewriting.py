@@ -8,7 +8,7 @@ from utils.configs import InferConfig
 from utils.data import read_rewritings
 from utils.decoding import fill_guide
 from utils.edits import DROP, edits_between, fill, mark, read_fillings, words_of, write_fillings
-from utils.generation import generate
+from utils.generation import generate, seed_of
 from utils.helpers import UserError, set_seed
 from utils.loading import end_tokens, load_model, load_tokenizer
 from utils.metrics import contains
@@ -17,24 +17,31 @@ from utils.prompts import rewrite_messages
 from utils.spotter import Spot, load_spotter, spot
 
 
-def rewrite(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
-    """Yields (number of the text, its answer) as soon as a batch is done, in no particular order.
+def rewrite(config: InferConfig, ref: ModelRef, template: str, texts: dict[str, str]) -> Iterator[tuple[str, dict]]:
+    """Yields (name of a text, its answer) as soon as it is there, in no particular order.
+
+    `texts` are the texts by name: with a temperature, chance is drawn by name.
 
     An answer has `text`, `status` (see utils.generation.Answer), `tokens`, and with a spotter `spotted`, the phrases
     that it put into brackets.
     """
     set_seed(config.seed)
-    return (_spotted if template == "fill" else _whole)(config, ref, template, texts)
+    names, seeds = list(texts), [seed_of(config.seed, name) for name in texts]
+    answers = (_spotted if template == "fill" else _whole)(config, ref, template, list(texts.values()), seeds)
+    return ((names[i], answer) for i, answer in answers)
 
 
-def _whole(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
+def _whole(config: InferConfig, ref: ModelRef, template: str, texts: list, seeds: list) -> Iterator[tuple[int, dict]]:
     examples = worked_examples(config, template)  # a wrong --train_file shows before the model is loaded
     chats = [rewrite_messages(text, template, examples) for text in texts]
-    for answer in generate(load_model(ref, config.quantization), load_tokenizer(ref), chats, config):
+    model, tokenizer = load_model(ref, config.quantization), load_tokenizer(ref)
+    for answer in generate(model, tokenizer, chats, config, seeds=seeds):
         yield answer.index, {"text": answer.text, "status": answer.status, "tokens": answer.tokens}
 
 
-def _spotted(config: InferConfig, ref: ModelRef, template: str, texts: list[str]) -> Iterator[tuple[int, dict]]:
+def _spotted(
+    config: InferConfig, ref: ModelRef, template: str, texts: list[str], seeds: list[int]
+) -> Iterator[tuple[int, dict]]:
     """In two steps: the spotter puts brackets around what is unfair, the model writes what goes into them."""
     examples = worked_examples(config, template)
     tokenizer = load_tokenizer(ref)
@@ -56,7 +63,7 @@ def _spotted(config: InferConfig, ref: ModelRef, template: str, texts: list[str]
     spans = {i: [spot.span for spot in spots[i]] for i in asked}
     chats = [rewrite_messages(mark(texts[i], spans[i]), template, examples) for i in asked]
     guides = [fill_guide(tokenizer, banned(texts[i], spots[i]), ends) for i in asked]
-    for answer in generate(model, tokenizer, chats, config, guides):
+    for answer in generate(model, tokenizer, chats, config, guides, [seeds[i] for i in asked]):
         i = asked[answer.index]
         fillings = read_fillings(answer.text)
         for number, bracket in enumerate(spots[i], 1):  # spelled with other tokens than those that the guide forbids

@@ -1,30 +1,34 @@
 """SFTTrainer that computes only what is learned from, in parts that fit into memory, and stops at a loss of NaN."""
 
+import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig
-from transformers import EarlyStoppingCallback, TrainerState
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Sampler
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
-from utils import likelihood
-from utils.checkpoints import CompleteCheckpoints, StopOnSignal
-from utils.configs import TrainConfig
+from utils import likelihood, processes
+from utils.batches import Batch, blank, split_batch, supervised_tokens
+from utils.checkpoints import CompleteCheckpoints, StopOnSignal, Stopwatch
+from utils.configs import FinetuneConfig, TrainConfig
 from utils.helpers import UserError
 from utils.loading import cpu_has_bf16, load_base
 from utils.memory import estimate
 from utils.models import ModelRef
+from utils.supervision import Example
 
 logger = logging.getLogger(__name__)
-
-Batch = dict[str, torch.Tensor]
 
 
 class CompletionTrainer(SFTTrainer):
@@ -42,24 +46,23 @@ class CompletionTrainer(SFTTrainer):
         if self.ordinary_because:
             logger.info("the ordinary loss of the library is used: %s", self.ordinary_because)
 
-    def load_best_of(self, checkpoint: Path) -> None:
-        """Ends a run that had stopped by itself when it wrote `checkpoint`: its history, and its best weights."""
-        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        self._load_best_model()
-
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
-            return _SeededLengthGroups(sampler.batch_size, lengths=sampler.lengths, seed=self.args.data_seed)
-        return sampler
+            sampler.batch_size *= self.args.world_size  # the rows of all processes together
+        return _ByEpoch(sampler, lambda: self.args.data_seed + int(self.state.epoch or 0))
 
     def training_step(self, model, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
         if not self.ordinary_because and not self.checked:
             self._check_loss(self._prepare_inputs(inputs))
         if num_items_in_batch is None:  # of models that do not say that they take one; a sum of means would be wrong
-            num_items_in_batch = _supervised(inputs)
+            num_items_in_batch = supervised_tokens(inputs)
         step = super().training_step
-        loss = sum(step(model, part, num_items_in_batch) for part in self._parts(inputs))
+        # gradients are averaged once, after all parts
+        with model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
+            loss = sum(step(model, part, num_items_in_batch) for part in self._parts(inputs))
+        if isinstance(model, DistributedDataParallel) and self.accelerator.sync_gradients:
+            processes.average_gradients(model)
         if not torch.isfinite(loss):
             raise UserError(self._why_not_finite(loss.item(), inputs))
         return loss
@@ -67,28 +70,40 @@ class CompletionTrainer(SFTTrainer):
     def compute_loss(self, model, inputs: Batch, return_outputs=False, num_items_in_batch=None):
         if self.ordinary_because or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return likelihood.completion_loss(self.model, inputs, num_items_in_batch)
+        loss = likelihood.completion_loss(self.model, inputs, num_items_in_batch)
+        # the tokens are counted over all processes, whose gradients are averaged
+        return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
 
     @torch.no_grad()
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """Loss per supervised token over all rows; the library's is a mean of the means of batches."""
+        """Loss per supervised token over all rows; the library's is a mean of the means of batches.
+
+        Of several processes each takes its share of the batches; the library fills up the last ones with rows that
+        were counted already.
+        """
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
-        total, tokens, rows = 0.0, 0, 0
-        for batch in dataloader:
-            for part in self._parts(self._prepare_inputs(batch)):
-                supervised = int(_supervised(part))
-                total += self.compute_loss(self.model, part).item() * supervised
-                tokens += supervised
-            rows += len(batch["input_ids"])
+        rows, size = len(dataloader.dataset), self.args.eval_batch_size
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # loss, tokens
+        for first in range(0, rows, size * self.args.world_size):
+            start = first + size * self.args.process_index
+            batch = [dataloader.dataset[i] for i in range(start, min(start + size, rows))]
+            inputs = dataloader.collate_fn(batch) if batch else blank(dataloader.collate_fn([dataloader.dataset[0]]))
+            for part in self._parts(self._prepare_inputs(inputs)):
+                loss, supervised = self.compute_loss(self.model, part), supervised_tokens(part)
+                if supervised:
+                    sums += torch.stack([loss * supervised, supervised])
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        loss = total / tokens
-        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": loss}, rows)
+        total, tokens = self.accelerator.reduce(sums).tolist()
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": total / tokens}, rows)
 
     def _parts(self, inputs: Batch) -> Iterator[Batch]:
-        return split_batch(inputs, self.micro_batch_tokens, padded=bool(self.ordinary_because))
+        parts = list(split_batch(inputs, self.micro_batch_tokens, padded=bool(self.ordinary_because)))
+        # with every part the library talks to the other processes, so all must have as many
+        missing = processes.largest(len(parts)) - len(parts)
+        yield from parts + [blank(parts[-1])] * missing
 
     def _check_loss(self, inputs: Batch) -> None:
         """Once, on the two shortest rows of the first batch: is our loss the ordinary one for this model?"""
@@ -121,70 +136,80 @@ class CompletionTrainer(SFTTrainer):
         )
 
 
-def _supervised(inputs: Batch) -> torch.Tensor:
-    """How many tokens are learned; the first of a row has nothing before it that could predict it."""
-    return (inputs["labels"][:, 1:] != -100).sum()
+class _ByEpoch(Sampler):
+    """The order of rows in an epoch, by a seed of its own, so that a run that is resumed meets the same batches.
 
+    The library's samplers draw from the global generator, or are told the epoch in ways that do not reach them once
+    a run is resumed by several processes.
+    """
 
-class _SeededLengthGroups(LengthGroupedSampler):
-    """The library's draws from the global generator, so a run resumed within an epoch would meet other batches."""
+    def __init__(self, sampler: Sampler, seed: Callable[[], int]):
+        self.sampler, self.seed = sampler, seed
 
-    def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths)
-        self.seed = seed
-        self.set_epoch(0)
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator = torch.Generator().manual_seed(self.seed())
+        return iter(self.sampler)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.generator = torch.Generator().manual_seed(self.seed + epoch)
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 def _reason_for_the_ordinary_loss(model, arguments) -> str | None:
     """Why `completion_loss` is not used here; None if it is."""
     if model.device.type != "cpu":
         return "the device has fused kernels for it"
+    if arguments.gradient_checkpointing:  # not a matter of the model: the library switches it on as training begins
+        return "gradient checkpointing runs the layers again"
     if arguments.packing:
         return "packed rows come with their own positions"
     return likelihood.supports(model)
 
 
-def trainer_arguments(config: TrainConfig, folder: Path):
-    """Our settings in the names of the library: the only place where the two meet."""
-    cuda = torch.cuda.is_available()
+def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     return SFTConfig(
-        output_dir=str(folder / "checkpoints"),
-        seed=config.seed,
-        data_seed=config.seed,
         max_length=None,  # longer rows are dropped before, and counted
         completion_only_loss=not config.train_on_inputs,
         packing=config.packing,
-        learning_rate=config.lr,
-        lr_scheduler_type=config.lr_scheduler,
-        warmup_steps=config.warmup_ratio,  # below 1 the library reads a share
-        weight_decay=config.weight_decay,
-        optim=config.optimizer,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.eval_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        max_grad_norm=config.max_grad_norm,
-        gradient_checkpointing=config.gradient_checkpointing,
-        train_sampling_strategy="group_by_length" if config.group_by_length else "random",
-        bf16=config.compute_dtype == "bfloat16" and (cuda or cpu_has_bf16()),
-        fp16=config.compute_dtype == "float16" and cuda,
-        use_cpu=not cuda,
-        eval_strategy="steps",
-        eval_steps=config.eval_steps,
-        save_strategy="steps",
-        save_steps=config.eval_steps,
-        restore_callback_states_from_checkpoint=True,  # the patience of early stopping
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        logging_steps=config.logging_steps,
-        report_to=[name for name in config.trackers() if name != "tensorboard"],
-        disable_tqdm=None if sys.stderr.isatty() else True,
-        dataloader_pin_memory=cuda,
+        **common_arguments(config, folder),
     )
+
+
+def common_arguments(config: FinetuneConfig, folder: Path) -> dict[str, Any]:
+    """Our settings in the names of the library: the only place where the two meet."""
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(folder / "checkpoints"),
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "learning_rate": config.lr,
+        "lr_scheduler_type": config.lr_scheduler,
+        "warmup_steps": config.warmup_ratio,  # below 1 the library reads a share
+        "weight_decay": config.weight_decay,
+        "optim": config.optimizer,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps,
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.eval_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "train_sampling_strategy": "group_by_length" if config.group_by_length else "random",
+        "bf16": config.compute_dtype == "bfloat16" and (cuda or cpu_has_bf16()),
+        "fp16": config.compute_dtype == "float16" and cuda,
+        "use_cpu": not cuda,
+        "eval_strategy": "steps",
+        "eval_steps": config.eval_steps,
+        "save_strategy": "steps",
+        "save_steps": config.eval_steps,
+        "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "logging_steps": config.logging_steps,
+        "report_to": [name for name in config.trackers() if name != "tensorboard"],
+        "disable_tqdm": None if sys.stderr.isatty() else True,
+        "dataloader_pin_memory": cuda,
+        "ddp_find_unused_parameters": False,
+    }
 
 
 def _adapter_config(config: TrainConfig):
@@ -204,26 +229,31 @@ def _adapter_config(config: TrainConfig):
     )
 
 
-def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokenizer, folder: Path):
-    """The trainer with its model, checkpoints in `folder`/checkpoints."""
-    callbacks = [CompleteCheckpoints()]
+def callbacks_for(config: FinetuneConfig, folder: Path) -> list[TrainerCallback]:
+    callbacks = [Stopwatch(), CompleteCheckpoints()]
     if config.patience:
         callbacks.append(EarlyStoppingCallback(config.patience))
-    if "tensorboard" in config.trackers():
+    if "tensorboard" in config.trackers() and processes.is_main():
         from torch.utils.tensorboard import SummaryWriter
 
         callbacks.append(TensorBoardCallback(SummaryWriter(folder / "logs")))
-    callbacks.append(StopOnSignal())  # the last one: it ends the run
+    return [*callbacks, StopOnSignal()]  # the last one: it ends the run
+
+
+def build_trainer(
+    config: TrainConfig, ref: ModelRef, train: list[Example], validation: list[Example], tokenizer, folder: Path
+) -> CompletionTrainer:
+    """The trainer with its model, checkpoints in `folder`/checkpoints."""
     # all weights are trained in float32: a step of 1e-5 is lost in 16 bits
     settings = vars(config) | ({"compute_dtype": "float32"} if config.method == "full" else {})
     trainer = CompletionTrainer(
         model=load_base(ref, config.quantization, settings, training=True),
         args=trainer_arguments(config, folder),
-        train_dataset=train,
-        eval_dataset=validation,
+        train_dataset=_to_dataset(train),
+        eval_dataset=_to_dataset(validation),
         processing_class=tokenizer,
         peft_config=_adapter_config(config),
-        callbacks=callbacks,
+        callbacks=callbacks_for(config, folder),
         micro_batch_tokens=config.micro_batch_tokens,
     )
     memory = estimate(ref, config, ordinary=bool(trainer.ordinary_because))
@@ -232,38 +262,10 @@ def build_trainer(config: TrainConfig, ref: ModelRef, train, validation, tokeniz
         advice = "; too little: lower --micro_batch_tokens, or add --gradient_checkpointing"
         logger.log(logging.WARNING if tight else logging.INFO, "memory: %s%s", memory, advice if tight else "")
     for parameter in trainer.model.parameters():
-        if parameter.requires_grad:  # the library keeps adapters of quantised models in 16 bits
-            parameter.data = parameter.data.float()
+        if parameter.requires_grad and not trainer.is_fsdp_enabled:  # which wants one type for all that it shards
+            parameter.data = parameter.data.float()  # the library keeps adapters of quantised models in 16 bits
     return trainer
 
 
-def split_batch(inputs: Batch, budget: int, padded: bool = True) -> Iterator[Batch]:
-    """Splits a batch into parts of at most `budget` tokens, rows of like length together, and cuts off padding.
-
-    Args:
-        inputs: tensors [rows, tokens], padded on the right, among them attention_mask and labels.
-        budget: tokens of a part. A single row may be longer, and is a part of its own.
-        padded: padding counts, and so do tokens that all rows share: the ordinary pass computes them, ours does not.
-    """
-    if "attention_mask" not in inputs:  # rows that the library has packed already
-        yield inputs
-        return
-    lengths = inputs["attention_mask"].sum(dim=1)
-    shared = 0 if padded else likelihood.shared_prefix(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
-    part: list[int] = []
-    cost = shared
-    for row in lengths.argsort(descending=True, stable=True).tolist():
-        # a shorter row is padded to the longest, which came first
-        more = int(lengths[part[0] if padded and part else row]) - shared
-        if part and cost + more > budget:
-            yield _take(inputs, part, lengths)
-            part, cost = [], shared
-            more = int(lengths[row]) - shared
-        part.append(row)
-        cost += more
-    yield _take(inputs, part, lengths)
-
-
-def _take(inputs: Batch, rows: list[int], lengths: torch.Tensor) -> Batch:
-    width = int(lengths[rows].max())
-    return {name: value[rows, :width] for name, value in inputs.items()}
+def _to_dataset(examples: list[Example]) -> Dataset:
+    return Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in examples])
