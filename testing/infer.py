@@ -4,6 +4,7 @@
     python testing/infer.py                                       # datasets/content_moderation/test.csv
     python testing/infer.py --input posts.csv --input_column text --base_model models/merged
     cat lines.txt | python testing/infer.py --input - --output answers.csv
+    python testing/infer.py --engine endpoint --model my-adapter   # a server: OpenAI, vllm serve (recipes/vllm.md)
     python testing/infer.py --spot_threshold 0.4                  # change more; for a model trained with --prompt fill
     python testing/infer.py --base_model smollm2 --shots 3        # few-shot prompted base
     python testing/infer.py --baseline delete                     # no model: what a rewriter must beat
@@ -12,11 +13,14 @@ Reads  a CSV, TSV, JSON or JSONL file with the texts in --input_column
 Model  --base_model, or --adapter_model on its base; with neither: models/merged, else models/adapter, else the
        embedded base (it says which)
        A model that was trained with --prompt fill also needs --spotter, made by training/train_spotter.py
+       --engine endpoint or batch asks a server (OPENAI_BASE_URL, OPENAI_API_KEY); each answer is kept in
+       <output>.answers.jsonl as it comes, and not paid for twice
 Writes datasets/results/<input>_<model>.csv: every input column, and id, generated_text, status, with a spotter
        spotted_words (what it put into brackets), and <output>.run.json
 
 status is ok, truncated (the answer hit --max_new_tokens) or too_long (the prompt is over --max_prompt_tokens and was
-left unanswered: nothing is cut silently). Finished rows are kept at once: the same command continues after a kill.
+left unanswered: nothing is cut silently); from a server also refused, filtered or failed. Finished rows are kept at
+once: the same command continues after a kill.
 
 Next: python testing/score.py --input datasets/results/<input>_<model>.csv
 """
@@ -113,13 +117,14 @@ def baseline_answers(config: InferConfig, frame: pd.DataFrame) -> list[str]:
     return [delete_words(source, unwanted) for source in sources]
 
 
-def main(config: InferConfig) -> None:
+def main(config: InferConfig) -> int:
     if config.input_text is not None:
         print(answer_one(config))
-        return
+        return 0
     frame = read_input(config)
     name = "stdin" if config.input == "-" else Path(config.input).stem
     record = start_record(config, [] if config.input == "-" else [Path(config.input)])
+    shots = f"_{config.shots}shot" if config.shots else ""
     texts = list(frame[config.input_column])
     keys = row_keys(frame, config.input_column)
     if config.baseline:
@@ -127,10 +132,19 @@ def main(config: InferConfig) -> None:
         answers = [{"text": text, "status": "ok"} for text in baseline_answers(config, frame)]
         progress = Progress(output, {"baseline": config.baseline}, config.overwrite)
         details = {"baseline": config.baseline}
+    elif config.engine != "transformers":
+        output = output_path(config, f"{name}_{Path(config.model).name}" + shots, config.overwrite)
+        template = config.prompt or "rewrite"
+        check_template(template)
+        from utils.rewriting import rewrite_by_server
+
+        found, details = rewrite_by_server(config, template, dict(zip(keys, texts, strict=True)), output)
+        details |= {"model": {"name": config.model}, "prompt": template}
+        answers, progress = [found[key] for key in keys], None
     else:
         ref = choose_model(config)
         template = choose_template(config, ref)
-        output = output_path(config, f"{name}_{ref.label}" + (f"_{config.shots}shot" if config.shots else ""))
+        output = output_path(config, f"{name}_{ref.label}" + shots)
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
         if config.shots:
             details["train_file"] = file_sha256(Path(config.train_file))
@@ -144,9 +158,9 @@ def main(config: InferConfig) -> None:
         )
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in progress.done}
         if missing:
-            from utils.rewriting import rewrite
+            from utils.rewriting import make_rewriter
 
-            for key, answer in rewrite(config, ref, template, missing):
+            for key, answer in make_rewriter(config, ref, template)(missing):
                 progress.add(key, **answer)
         answers = [progress.done[key] for key in keys]
 
@@ -157,21 +171,23 @@ def main(config: InferConfig) -> None:
     counts = Counter(frame["status"])
     finish_record(record, output, **details, counts=dict(counts))  # before the table: no table is without its record
     write_table(frame, output)
-    progress.finish()
+    if progress:
+        progress.finish()
     print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) + f" of {len(frame)} rows")
+    return 1 if counts["failed"] > params.ANNOTATE_MAX_FAILED * len(frame) else 0
 
 
 def answer_one(config: InferConfig) -> str:
-    if config.baseline:
-        raise UserError("--baseline needs a file: leave --input_text out")
-    from utils.rewriting import rewrite
+    if config.baseline or config.engine != "transformers":
+        raise UserError("--baseline and --engine need a file: leave --input_text out")
+    from utils.rewriting import make_rewriter
 
     ref = choose_model(config)
     template = choose_template(config, ref)
     logger.info("%s answers", ref.label)
     if template == "fill":
         spotter_record(config)  # a missing spotter shows before anything is loaded
-    _, answer = next(rewrite(config, ref, template, {"--input_text": config.input_text}))
+    _, answer = next(make_rewriter(config, ref, template)({"--input_text": config.input_text}))
     if answer["status"] == "too_long":
         raise UserError(f"--input_text is longer than --max_prompt_tokens {config.max_prompt_tokens}")
     if answer["status"] == "truncated":
@@ -198,9 +214,10 @@ def choose_template(config: InferConfig, ref: ModelRef) -> str:
     return template
 
 
-def output_path(config: InferConfig, stem: str) -> Path:
+def output_path(config: InferConfig, stem: str, overwrite: bool = True) -> Path:
+    """Where the answers go. An earlier output is a matter of Progress, where there is one."""
     path = Path(config.output) if config.output else params.RESULTS_DIR / f"{stem}.csv"
-    check_output_file(path, [config.input], overwrite=True)  # an earlier output is a matter of Progress
+    check_output_file(path, [config.input], overwrite)
     return path
 
 

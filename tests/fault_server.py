@@ -8,7 +8,8 @@ It knows chat completions, files and batches. What a text gets for an answer sta
     [neutral] bias is No              [mumble] free text              [fenced] JSON in a code fence
     [refuse] a refusal                [second] fits only when re-asked [two] two objects that differ
     [filter] finish_reason            [nan] NaN for a label           [huge] 1 MB
-    [filter400] an error of status 400 [cut] finish_reason length     anything else: a good annotation
+    [filter400] an error of status 400 [cut] finish_reason length     [plain] the rewriting, as plain text
+    [toolong] an error of status 400   anything else: a good annotation
 
 What goes wrong on the way is set by `Faults`. Every request is kept in `log`, in the order in which it came.
 """
@@ -195,6 +196,8 @@ class FaultServer:
         """Status and body of a chat completion."""
         if "[filter400]" in text:
             return 400, {"error": {"message": "The prompt was filtered", "code": "content_filter"}}
+        if "[toolong]" in text:
+            return 400, {"error": {"message": "maximum context length exceeded", "code": "context_length_exceeded"}}
         schema = request.get("response_format", {}).get("json_schema", {}).get("schema")
         schema = schema or {"properties": annotation("")}
         good = good_object(text, schema)
@@ -207,6 +210,8 @@ class FaultServer:
             message["content"] = "I would say that it is biased: bias Yes, toxicity Mild."
         elif "[second]" in text and len(request["messages"]) == 2:
             message["content"] = json.dumps(good | {"bias": "maybe"})
+        elif "[plain]" in text:
+            message["content"] = text.replace("useless ", "")
         elif "[fenced]" in text:
             message["content"] = f"Here you are:\n```json\n{json.dumps(good, indent=2)}\n```\nAnything else?"
         elif "[two]" in text:

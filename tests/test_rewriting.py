@@ -8,7 +8,7 @@ from utils import rewriting
 from utils.configs import InferConfig
 from utils.generation import Answer
 from utils.models import ModelRef
-from utils.rewriting import rewrite, worked_examples
+from utils.rewriting import make_rewriter, worked_examples
 from utils.spotter import Spot
 
 TEXTS = ["a dumb row", "fair", "long " * 9, "lazy cooks and rude men", "hidden"]
@@ -54,7 +54,7 @@ def seen(monkeypatch):
 
 def test_each_text_gets_its_own_fillings_and_only_those(seen):
     config = InferConfig(spotter="here", spot_threshold=0.4, spot_spread=0.2, max_prompt_tokens=8)
-    answers = dict(rewrite(config, ModelRef("m", "m"), "fill", dict(enumerate(TEXTS))))
+    answers = dict(make_rewriter(config, ModelRef("m", "m"), "fill")(dict(enumerate(TEXTS))))
     assert str(seen["folder"]) == "here"
     assert seen["spot"] == ([TEXTS[0], TEXTS[1], TEXTS[3], TEXTS[4]], 0.4, 0.2)
     assert seen["prompts"] == ["a [1: dumb] row", "[1: lazy] cooks and [2: rude] men", "[1: hidden]"]
@@ -71,7 +71,7 @@ def test_each_text_gets_its_own_fillings_and_only_those(seen):
 
 
 def test_no_model_is_loaded_for_fair_texts(seen):
-    answers = dict(rewrite(InferConfig(), ModelRef("m", "m"), "fill", {0: "fair", 1: "fine"}))
+    answers = dict(make_rewriter(InferConfig(), ModelRef("m", "m"), "fill")({0: "fair", 1: "fine"}))
     assert [answers[i]["text"] for i in (0, 1)] == ["fair", "fine"] and "prompts" not in seen
 
 

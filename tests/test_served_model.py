@@ -1,4 +1,4 @@
-"""Annotation by a real server with the real model: `transformers serve` on this machine."""
+"""Annotation and rewriting by a real server with the real model: `transformers serve` on this machine."""
 
 import json
 import os
@@ -60,6 +60,17 @@ def test_a_run_begun_in_process_goes_on_with_the_server(model, script, tmp_path)
     # this server ignores the schema and answers with status 200
     usable = frame["status"].isin(["ok", "neutral"])
     assert (frame["bias"].ne("") == usable).all() and set(frame["raw"][~usable]) != {""}
+
+
+def test_rewritings_of_a_server_are_those_of_the_model_in_process(model, script, tmp_path):
+    """Up to the rounding of 16-bit products, which now and then turns a greedy answer."""
+    flags = [ROOT / "testing" / "infer.py", "--limit", 6, "--max_new_tokens", 12]
+    here = script(*flags, "--base_model", model, "--output", tmp_path / "here.csv")
+    there = script(*flags, "--engine", "endpoint", "--model", model, "--output", tmp_path / "there.csv", env=env())
+    assert (here.returncode, there.returncode) == (0, 0), there.stderr
+    a, b = read_table(tmp_path / "here.csv"), read_table(tmp_path / "there.csv")
+    assert list(a.columns) == list(b.columns) and list(a["status"]) == list(b["status"])
+    assert (a["generated_text"] == b["generated_text"]).sum() >= 4, (list(a.generated_text), list(b.generated_text))
 
 
 def test_another_name_than_the_served_one_is_one_line(model, script, tmp_path):

@@ -10,7 +10,7 @@ from dotenv import load_dotenv
 
 from utils import params
 from utils.answers import Answer
-from utils.configs import AskConfig
+from utils.configs import ServerConfig
 from utils.helpers import UserError
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 ADJUSTABLE = {"max_tokens": "max_completion_tokens", "temperature": None, "seed": None, "response_format": None}
 
 
-def make_client(config: AskConfig, kind: type = openai.AsyncOpenAI) -> openai.AsyncOpenAI | openai.OpenAI:
+def make_client(config: ServerConfig, kind: type = openai.AsyncOpenAI) -> openai.AsyncOpenAI | openai.OpenAI:
     """A client, with key and address from the environment or `.env`.
 
     Raises:

@@ -19,7 +19,7 @@ from openai.types import Batch
 from utils import params
 from utils.answers import Answer, Answers, Request
 from utils.api import adjust, make_client, plain, read_completion, redact, server_of, unsupported
-from utils.configs import AskConfig
+from utils.configs import ServerConfig
 from utils.helpers import UserError
 from utils.pricing import Budget
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 ENDED = ("completed", "expired", "cancelled", "failed")
 
 
-def ask_batch(requests: Iterator[Request], answers: Answers, budget: Budget, config: AskConfig) -> dict[str, str]:
+def ask_batch(requests: Iterator[Request], answers: Answers, budget: Budget, config: ServerConfig) -> dict[str, str]:
     """Asks every request that has no answer yet, and waits for the answers.
 
     Requests go out in as few batches as the limits of the API allow. What a batch left unanswered (it expired, was
@@ -61,7 +61,7 @@ def ask_batch(requests: Iterator[Request], answers: Answers, budget: Budget, con
     return run.errors
 
 
-def collect_ended(answers: Answers, config: AskConfig) -> None:
+def collect_ended(answers: Answers, config: ServerConfig) -> None:
     """Collects batches that an earlier run left, before another engine goes on.
 
     Raises:
@@ -110,7 +110,7 @@ def _left(shards: list[Path], answers: Answers) -> Iterator[dict]:
 class _Batches:
     """The batches of one output: what is announced, created, and collected."""
 
-    def __init__(self, client: openai.OpenAI, answers: Answers, config: AskConfig):
+    def __init__(self, client: openai.OpenAI, answers: Answers, config: ServerConfig):
         self.client, self.answers, self.config = client, answers, config
         self.server = server_of(client)
         self.errors: dict[str, str] = {}

@@ -64,7 +64,7 @@ class GenerationConfig:
 
 
 @dataclass
-class AskConfig(ModelConfig):
+class ServerConfig(ModelConfig):
     """Who is asked, and how: an OpenAI-compatible server, its Batch API, or a model in process."""
 
     adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
@@ -72,13 +72,26 @@ class AskConfig(ModelConfig):
         "endpoint", "an OpenAI-compatible server; its Batch API (half the price, hours); or a model in process"
     )
     model: str = setting(params.ANNOTATOR_MODEL, "model name asked for at the endpoint")
-    temperature: float = setting(params.ANNOTATE_TEMPERATURE, "0 is greedy")
-    max_tokens: int = setting(params.ANNOTATE_MAX_TOKENS, "longest answer, in tokens")
     timeout: float = setting(params.ASK_TIMEOUT, "seconds for one request")
     max_concurrency: int = setting(params.MAX_CONCURRENCY, "most requests under way; fewer where the server says so")
     max_cost: float | None = setting(None, "US dollars that this output may cost, earlier runs included")
     prices: str = setting(str(params.PRICE_FILE), "CSV with the US dollars per million tokens of each model")
     poll: float = setting(params.BATCH_POLL, "seconds between two looks at a batch")
+
+    def __post_init__(self):
+        if self.max_concurrency < 1:
+            raise ValueError(f"--max_concurrency {self.max_concurrency}: give 1 or more")
+        for flag in ("timeout", "max_cost", "poll"):
+            if getattr(self, flag) is not None and getattr(self, flag) <= 0:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+
+
+@dataclass
+class AskConfig(ServerConfig):
+    """What an answer may be."""
+
+    temperature: float = setting(params.ANNOTATE_TEMPERATURE, "0 is greedy")
+    max_tokens: int = setting(params.ANNOTATE_MAX_TOKENS, "longest answer, in tokens")
 
 
 @dataclass
@@ -105,18 +118,10 @@ class AnnotateConfig(AskConfig, RunConfig):
     dry_run: bool = setting(False, "say what there is to ask and what it may cost, and ask nothing")
 
     def __post_init__(self):
-        for flag, least in (
-            ("retries", 0),
-            ("samples", 1),
-            ("canaries", 0),
-            ("max_concurrency", 1),
-            ("max_tokens", 1),
-        ):
+        super().__post_init__()
+        for flag, least in (("retries", 0), ("samples", 1), ("canaries", 0), ("max_tokens", 1)):
             if getattr(self, flag) < least:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give {least} or more")
-        for flag in ("timeout", "max_cost", "poll"):
-            if getattr(self, flag) is not None and getattr(self, flag) <= 0:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
         if not 0 <= self.max_failed <= 1:
             raise ValueError(f"--max_failed {self.max_failed}: give a share between 0 and 1")
         if self.samples > 1 and self.temperature == 0:
@@ -316,8 +321,10 @@ class MergeConfig:
 
 
 @dataclass
-class InferConfig(GenerationConfig, ModelConfig, RunConfig):
-    adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
+class InferConfig(GenerationConfig, ServerConfig, RunConfig):
+    engine: Literal["transformers", "endpoint", "batch"] = setting(
+        "transformers", "a model in process; an OpenAI-compatible server; or its Batch API (half the price, hours)"
+    )
     input: str = setting(str(params.TEST_FILE), "CSV, TSV, JSON or JSONL; '-' reads one text per line from stdin")
     input_text: str | None = setting(None, "answer this one text and print the answer")
     output: str | None = setting(None, "CSV to write; default: datasets/results/<input>_<model>.csv")
@@ -345,9 +352,17 @@ class InferConfig(GenerationConfig, ModelConfig, RunConfig):
     )
 
     def __post_init__(self):
-        super().__post_init__()
-        if self.baseline and (self.base_model or self.adapter_model):
-            raise ValueError(f"--baseline {self.baseline} uses no model: leave --base_model and --adapter_model out")
+        GenerationConfig.__post_init__(self)
+        ServerConfig.__post_init__(self)
+        local = [name for name in ("base_model", "adapter_model", "quantization") if getattr(self, name) is not None]
+        if self.baseline and local:
+            raise ValueError(f"--baseline {self.baseline} uses no model: leave --{local[0]} out")
+        if self.engine != "transformers" and local:
+            raise ValueError(f"--engine {self.engine} asks a server: name its model with --model, not --{local[0]}")
+        if self.engine == "transformers" and self.model != params.ANNOTATOR_MODEL:
+            raise ValueError(f"--model {self.model} is what a server calls a model: add --engine endpoint")
+        if self.engine != "transformers" and (self.num_beams > 1 or self.top_p != 1 or self.prompt == "fill"):
+            raise ValueError(f"--engine {self.engine} takes no --num_beams, --top_p or --prompt fill")
         for flag in ("spot_threshold", "spot_spread"):
             if not 0 <= getattr(self, flag) <= 1:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a probability between 0 and 1")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from utils import params
 from utils.answers import Answer, Answers, Request
 from utils.api import adjust, make_client, plain, read_completion, redact, server_of, unsupported
-from utils.configs import AskConfig
+from utils.configs import ServerConfig
 from utils.helpers import UserError
 from utils.pace import Pace, retry_after
 from utils.pricing import Budget
@@ -40,7 +40,7 @@ class RejectedError(Exception):
 
 
 def ask_endpoint(
-    requests: Iterator[Request], answers: Answers, budget: Budget, config: AskConfig, total: int | None = None
+    requests: Iterator[Request], answers: Answers, budget: Budget, config: ServerConfig, total: int | None = None
 ) -> dict[str, str]:
     """Asks every request that has no answer yet, and keeps each answer in `answers` at once.
 
@@ -69,7 +69,7 @@ class _Run:
     """One pass over requests: what its concurrent parts share."""
 
     def __init__(
-        self, client: openai.AsyncOpenAI, config: AskConfig, answers: Answers, budget: Budget, total: int | None
+        self, client: openai.AsyncOpenAI, config: ServerConfig, answers: Answers, budget: Budget, total: int | None
     ):
         self.client, self.answers, self.budget, self.total = client, answers, budget, total
         self.bar: tqdm | None = None  # shown from the first answer on

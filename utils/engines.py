@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils import params
 from utils.answers import IN_PROCESS, Answer, Answers, Request
-from utils.configs import AskConfig, GenerationConfig
+from utils.configs import AskConfig, GenerationConfig, ServerConfig
 from utils.helpers import set_seed
 from utils.pricing import Budget, read_prices
 
@@ -17,14 +17,14 @@ CHUNK = 64  # requests that a model in process takes at a time
 PROMPT_TOKENS = 8_192
 
 
-def model_name(config: AskConfig) -> str:
+def model_name(config: ServerConfig) -> str:
     """What the model is called in the answers: the same whether a folder is loaded in process or served."""
     in_process = config.adapter_model or config.base_model or params.BASE_MODEL
     name = in_process if config.engine == "transformers" else config.model
     return Path(name).name if Path(name).is_dir() else name
 
 
-def open_budget(config: AskConfig, answers: Answers) -> Budget:
+def open_budget(config: ServerConfig, answers: Answers) -> Budget:
     how = {"endpoint": "live", "batch": "batch", "transformers": IN_PROCESS}[config.engine]
     return Budget(read_prices(config.prices), config.model, how, config.max_cost, answers)
 

@@ -1,0 +1,206 @@
+"""Answers more rows than fit into memory or on one machine: testing/infer.py on a Ray cluster, or on this machine.
+
+    pip install -r requirements-ray.txt
+    python recipes/infer_ray.py --input posts.parquet --input_column text --output answers
+    python recipes/infer_ray.py --input "posts/*.csv" --format jsonl --workers 4 --base_model models/merged
+    python recipes/infer_ray.py --address auto --workers 16 --input /shared/posts --output /shared/answers
+
+Reads  CSV, Parquet or JSONL files: one, a folder of them, or a pattern; the texts in --input_column
+Model  as in testing/infer.py; each worker loads it once, on a GPU of its own where there are any
+Writes a folder of files in --format (default: that of the input): every input column, and id, generated_text, status,
+       error, with a spotter spotted_words; and run.json. The folder appears when it is complete
+
+No row is lost: one that holds no text, or that the model fails on, is kept with status failed and the reason in the
+column error. Rows stream through, --rows_at_once to a worker, and come in no particular order. On several machines the
+repository, the model and the files must lie in the same place on each (a shared folder).
+
+Next: python testing/score.py --input answers/....csv
+"""
+
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
+
+from testing.infer import ALIASES, choose_model, choose_template, spotter_record
+from utils import params
+from utils.configs import InferConfig, setting
+from utils.data import content_id, make_room
+from utils.helpers import UserError, parse_config, run_stage, setup_process
+from utils.models import ModelRef, model_record
+from utils.records import check_output_folder, finish_record, start_record, whole_folder
+
+logger = logging.getLogger(__name__)
+
+FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl"}
+
+
+@dataclass
+class RayConfig(InferConfig):
+    output: str | None = setting(None, "folder for the answers; default: datasets/results/<input>_<model>")
+    format: Literal["csv", "parquet", "jsonl"] | None = setting(None, "format of the answers; default: of the input")
+    workers: int = setting(1, "processes that each hold the model")
+    rows_at_once: int = setting(256, "rows that are handed to a worker together")
+    address: str | None = setting(None, "of a running cluster ('auto' finds it); default: one on this machine")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.baseline or self.input_text is not None or self.engine != "transformers":
+            raise ValueError("--baseline, --input_text and --engine are for testing/infer.py")
+        if self.workers < 1 or self.rows_at_once < 1:
+            raise ValueError("--workers and --rows_at_once want 1 or more")
+
+
+class Worker:
+    """Holds a model and answers batches of rows; a callable class, as Ray Data wants it."""
+
+    def __init__(self, config: RayConfig, ref: ModelRef, template: str, threads: int):
+        setup_process()
+        import torch
+
+        from utils.rewriting import make_rewriter
+
+        torch.set_num_threads(threads)
+        os.environ["TQDM_DISABLE"] = "1"
+        self.config, self.spotted = config, template == "fill"
+        self.rewrite = make_rewriter(config, ref, template)
+
+    def __call__(self, batch):
+        """Answers a pandas.DataFrame of rows."""
+        texts = list(batch[self.config.input_column])
+        answers: list[dict[str, Any]] = [failed(reason) if (reason := unusable(text)) else {} for text in texts]
+        asked = {n: text for n, text in enumerate(texts) if not answers[n]}
+        try:
+            self._answer(asked, answers)
+        except Exception:  # some row is at fault: the others must not go with it
+            for n, text in asked.items():
+                if not answers[n]:
+                    try:
+                        self._answer({n: text}, answers)
+                    except Exception as error:
+                        answers[n] = failed(f"{type(error).__name__}: {error}")
+        if "id" not in batch:
+            batch.insert(0, "id", [content_id(str(text)) for text in texts])
+        batch = make_room(batch, [self.config.output_column, "status", "spotted_words", "error"])
+        batch[self.config.output_column] = [answer["text"] for answer in answers]
+        batch["status"] = [answer["status"] for answer in answers]
+        if self.spotted:
+            batch["spotted_words"] = [json.dumps(a.get("spotted", []), ensure_ascii=False) for a in answers]
+        batch["error"] = [answer.get("error", "") for answer in answers]
+        return batch
+
+    def _answer(self, texts: dict[int, str], answers: list[dict[str, Any]]) -> None:
+        numbers = {f"{n}-{content_id(text)}": n for n, text in texts.items()}
+        for name, answer in self.rewrite({name: texts[n] for name, n in numbers.items()}):
+            answers[numbers[name]] = answer
+
+
+def failed(reason: str) -> dict[str, Any]:
+    return {"text": "", "status": "failed", "error": " ".join(reason.split())[:300]}
+
+
+def unusable(text: Any) -> str | None:
+    """Why a cell cannot be put before a model; None if it can."""
+    if not isinstance(text, str):
+        return "no text" if text is None or text != text else f"not a text but {type(text).__name__}"
+    if len(text) > params.MAX_CELL_CHARS:
+        return f"{len(text):,} characters, at most {params.MAX_CELL_CHARS:,}"
+    return None if text.strip() else "no text"
+
+
+def input_files(pattern: str) -> tuple[list[str], str]:
+    """Paths and their common format. Raises UserError where there are none, or several formats."""
+    path = Path(pattern)
+    found = sorted(path.iterdir()) if path.is_dir() else sorted(path.parent.glob(path.name))
+    files = [file.resolve() for file in found if file.suffix.lower() in FORMATS]
+    formats = {FORMATS[file.suffix.lower()] for file in files}
+    if len(formats) != 1:
+        what = f"files of {len(formats)} formats" if formats else "no .csv, .parquet or .jsonl file"
+        raise UserError(f"--input {pattern}: {what}: name files of one kind")
+    return list(map(str, files)), formats.pop()
+
+
+def read(files: list[str], kind: str):
+    """A Ray dataset. In a CSV every cell is read as text, as everywhere here; a cell may hold line breaks."""
+    import ray
+
+    if kind == "csv":
+        from pyarrow import csv
+
+        parse = csv.ParseOptions(newlines_in_values=True)
+        names = csv.open_csv(files[0], parse_options=parse).schema.names
+        convert = csv.ConvertOptions(column_types=dict.fromkeys(names, "string"), strings_can_be_null=False)
+        return ray.data.read_csv(files, convert_options=convert, parse_options=parse)
+    return ray.data.read_parquet(files) if kind == "parquet" else ray.data.read_json(files, lines=True)
+
+
+def main(config: RayConfig) -> int:
+    try:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError("Ray is not installed: pip install -r requirements-ray.txt") from error
+    files, kind = input_files(config.input)
+    ref = choose_model(config)
+    template = choose_template(config, ref)
+    if template == "fill":
+        spotter_record(config)  # a missing spotter shows before anything is loaded
+    name = f"{Path(config.input.replace('*', '')).stem}_{ref.label}"
+    output = Path(config.output) if config.output else params.RESULTS_DIR / name
+    check_output_folder(output, config.overwrite)
+    record = start_record(config, [Path(file) for file in files])
+
+    environment = {"env_vars": {"PYTHONPATH": str(params.ROOT), "RAY_USAGE_STATS_ENABLED": "0"}}
+    ray.init(address=config.address, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
+    rows = read(files, kind)
+    if config.limit:
+        rows = rows.limit(config.limit)
+    if config.input_column not in rows.columns():
+        raise UserError(f"{config.input} has no column {config.input_column} ({', '.join(rows.columns())})")
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
+    rows = rows.map_batches(
+        Worker,
+        fn_constructor_args=(config, ref, template, max(1, cpus // config.workers)),
+        batch_size=config.rows_at_once,
+        batch_format="pandas",
+        compute=ray.data.ActorPoolStrategy(size=config.workers),
+        num_cpus=0.5,  # of what Ray shares out; a worker that had all of it would leave none to read and to write
+        num_gpus=1 if gpus else 0,
+    )
+    written = {"csv": "write_csv", "parquet": "write_parquet", "jsonl": "write_json"}[config.format or kind]
+    with whole_folder(output.resolve(), config.overwrite) as folder:
+        getattr(rows, written)(str(folder))
+        counts = count_statuses(folder)
+        details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
+        finish_record(record, folder, **details, counts=dict(counts))
+    ray.shutdown()
+    total = counts.total()
+    print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) + f" of {total} rows")
+    return 1 if counts["failed"] > params.ANNOTATE_MAX_FAILED * total else 0
+
+
+def count_statuses(folder: Path) -> Counter:
+    """How many rows have which status, from what was written."""
+    from pyarrow import csv, dataset
+
+    lines = dataset.CsvFileFormat(csv.ParseOptions(newlines_in_values=True))
+    formats = {"csv": lines, "jsonl": "json"}
+    counts: Counter = Counter()
+    for file in folder.iterdir():
+        kind = FORMATS[file.suffix]
+        for batch in dataset.dataset(file, format=formats.get(kind, kind)).to_batches(columns=["status"]):
+            counts.update(batch["status"].to_pylist())
+    return counts
+
+
+if __name__ == "__main__":
+    run_stage(main, parse_config(RayConfig, ALIASES))

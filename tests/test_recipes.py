@@ -1,0 +1,55 @@
+"""Recipes are read by what they are for; what needs CUDA is checked as far as a CPU can."""
+
+import os
+
+import pytest
+import torch
+import yaml
+
+from utils.configs import TrainConfig
+from utils.loading import load_base
+from utils.models import resolve
+from utils.params import ROOT
+
+RECIPES = ROOT / "recipes"
+
+
+def test_the_settings_of_the_paper_are_settings_of_train():
+    settings = yaml.safe_load((RECIPES / "sr_llm.yaml").read_text())
+    config = TrainConfig(**settings)
+    assert (config.lora_r, config.lora_alpha, config.lr, config.optimizer) == (64, 16, 2e-4, "paged_adamw_32bit")
+
+
+@pytest.fixture
+def fsdp(monkeypatch):
+    """The plugin that accelerate makes of the recipe, by its own launcher's environment."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.dataclasses import FullyShardedDataParallelPlugin
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    given = ["--config_file", str(RECIPES / "fsdp_qlora.yaml"), "training/train.py"]
+    arguments, _, mixed = _validate_launch_command(launch_command_parser().parse_args(given))
+    assert (arguments.use_fsdp, arguments.num_processes, arguments.mixed_precision) == (True, 2, "bf16") and mixed
+    with monkeypatch.context() as patch:
+        for name, value in prepare_multi_gpu_env(arguments).items():
+            if os.environ.get(name) != value:
+                patch.setenv(name, value)
+        yield FullyShardedDataParallelPlugin()
+
+
+def test_the_fsdp_recipe_wraps_layers_and_keeps_to_what_qlora_needs(fsdp, tiny_model):
+    assert fsdp.cpu_ram_efficient_loading and fsdp.sync_module_states and not fsdp.use_orig_params
+    assert fsdp.state_dict_type.name == "FULL_STATE_DICT" and fsdp.sharding_strategy.name == "FULL_SHARD"
+    model = load_base(resolve(str(tiny_model)), "nf4", {"compute_dtype": "bfloat16"}, training=True)
+    fsdp.set_auto_wrap_policy(model)
+    wrapped = fsdp.auto_wrap_policy.keywords["transformer_layer_cls"]
+    assert {kind.__name__ for kind in wrapped} == {"LlamaDecoderLayer"}
+
+
+@pytest.mark.parametrize("compute_dtype", ["bfloat16", "float16"])
+def test_4bit_weights_are_stored_in_the_one_type_that_fsdp_can_shard(tiny_model, compute_dtype):
+    """Also where a CPU computes in float32 in place of float16."""
+    model = load_base(resolve(str(tiny_model)), "nf4", {"compute_dtype": compute_dtype}, training=True)
+    stored = {p.dtype for p in model.parameters()}
+    assert len(stored) == 1 and stored.pop().is_floating_point
+    assert torch.uint8 not in {p.dtype for p in model.parameters()}
