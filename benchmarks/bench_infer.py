@@ -3,13 +3,16 @@
     python benchmarks/bench_infer.py                                    # the base by prompt alone
     python benchmarks/bench_infer.py --base_model models/merged         # a tuned model, which copies most of a text
     python benchmarks/bench_infer.py --parts equal                      # are the texts those of one row at a time?
+    python benchmarks/bench_infer.py --parts int8                       # 8-bit products: faster by how much?
     python benchmarks/bench_infer.py --parts growth                     # 100, 1,000 and 10,000 rows
 
 Systems, all greedy, same prompts, same number type, same limit of new tokens: `one` calls `model.generate` row by row,
 as the published script does; `pipeline` is transformers' text-generation pipeline with batch_size=32; `ours` is
 utils.generation.generate, what infer.py uses. They take turns; loading is not counted, tokenising is. `equal` compares
 in float32: a text that differs is looked at where it first differs, and the gap between the two likeliest tokens there
-is printed. Rows: the embedded test rows, repeated where more are asked for.
+is printed. `int8` runs infer.py's own way with weights in 16 bits, in 8 bits by utils/int8.py, and by bitsandbytes;
+for the quality of the texts score what infer.py --quantization int8 writes. Rows: the embedded test rows, repeated
+where more are asked for.
 """
 
 import argparse
@@ -98,6 +101,34 @@ def speed(options) -> None:
     print(markdown_table(["system", "seconds", "rows/s", "new tokens/s", "ours is faster by"], table))
 
 
+def int8(options) -> None:
+    from utils.loading import load_base, load_model, load_tokenizer
+    from utils.models import resolve
+
+    ref = resolve(options.base_model)
+    tokenizer, chats = load_tokenizer(ref), chats_of(options.rows)
+    models = {
+        "16 bits": load_model(ref),
+        "8 bits": load_model(ref, "int8"),
+        "8 bits, bitsandbytes": load_base(ref, "int8").eval(),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    texts = {}
+    for _ in range(options.rounds):
+        for name, model in models.items():
+            start = time.perf_counter()
+            texts[name] = ours(model, tokenizer, chats, options.max_new_tokens)
+            seconds[name].append(time.perf_counter() - start)
+    table = []
+    for name, times in seconds.items():
+        same = sum(a == b for a, b in zip(texts[name], texts["16 bits"], strict=True))
+        faster = statistics.median(a / b for a, b in zip(seconds["16 bits"], times, strict=True))
+        each = ", ".join(f"{s:.1f}" for s in times)
+        table.append([name, each, f"{options.rows / statistics.median(times):.2f}", f"{faster:.2f} x", same])
+    print(f"{ref.name}, {options.rows} rows, at most {options.max_new_tokens} new tokens")
+    print(markdown_table(["weights", "seconds", "rows/s", "as fast as 16 bits", "same texts"], table))
+
+
 def equal(options) -> None:
     import torch
 
@@ -132,7 +163,7 @@ def growth(options) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["speed", "equal", "growth"], default=["speed"])
+    parser.add_argument("--parts", nargs="+", choices=["speed", "equal", "int8", "growth"], default=["speed"])
     parser.add_argument("--base_model", help="default: the embedded one")
     parser.add_argument("--rows", type=int, default=120)
     parser.add_argument("--max_new_tokens", type=int, default=128)
@@ -141,7 +172,7 @@ def main() -> None:
     setup_process()
     set_seed(0)
     for part in options.parts:
-        {"speed": speed, "equal": equal, "growth": growth}[part](options)
+        {"speed": speed, "equal": equal, "int8": int8, "growth": growth}[part](options)
 
 
 if __name__ == "__main__":

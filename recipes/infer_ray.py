@@ -11,34 +11,35 @@ Writes a folder of files in --format (default: that of the input): every input c
        error, with a spotter spotted_words; and run.json. The folder appears when it is complete
 
 No row is lost: one that holds no text, or that the model fails on, is kept with status failed and the reason in the
-column error. Rows stream through, --rows_at_once to a worker, and come in no particular order. On several machines the
-repository, the model and the files must lie in the same place on each (a shared folder).
+column error. Rows stream through, --rows_at_once to a worker, and come in no particular order; where the input has no
+ids, equal texts get equal ones. On several machines the repository, the model and the files must lie in the same place
+on each (a shared folder).
 
 Next: python testing/score.py --input answers/....csv
 """
 
 import json
-import logging
+import math
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from testing.infer import ALIASES, choose_model, choose_template, spotter_record
 from utils import params
 from utils.configs import InferConfig, setting
-from utils.data import content_id, make_room
+from utils.data import content_id, make_room, require_columns, unique
 from utils.helpers import UserError, parse_config, run_stage, setup_process
 from utils.models import ModelRef, model_record
 from utils.records import check_output_folder, finish_record, start_record, whole_folder
 
-logger = logging.getLogger(__name__)
-
-FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl"}
+FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl"}
 
 
 @dataclass
@@ -66,39 +67,35 @@ class Worker:
 
         from utils.rewriting import make_rewriter
 
-        torch.set_num_threads(threads)
-        os.environ["TQDM_DISABLE"] = "1"
+        torch.set_num_threads(min(threads, os.cpu_count()))
         self.config, self.spotted = config, template == "fill"
-        self.rewrite = make_rewriter(config, ref, template)
+        self.rewrite = make_rewriter(config, ref, template, at_once=True)  # what fails here is no fault of a row
 
     def __call__(self, batch):
         """Answers a pandas.DataFrame of rows."""
         texts = list(batch[self.config.input_column])
-        answers: list[dict[str, Any]] = [failed(reason) if (reason := unusable(text)) else {} for text in texts]
-        asked = {n: text for n, text in enumerate(texts) if not answers[n]}
-        try:
-            self._answer(asked, answers)
-        except Exception:  # some row is at fault: the others must not go with it
-            for n, text in asked.items():
-                if not answers[n]:
-                    try:
-                        self._answer({n: text}, answers)
-                    except Exception as error:
-                        answers[n] = failed(f"{type(error).__name__}: {error}")
         if "id" not in batch:
-            batch.insert(0, "id", [content_id(str(text)) for text in texts])
+            batch = batch.assign(id=[content_id(str(text)) for text in texts])
+        names = list(unique(content_id(str(i), str(text)) for i, text in zip(batch["id"], texts, strict=True)))
+        answers = {name: failed(why) for name, text in zip(names, texts, strict=True) if (why := unusable(text))}
+        asked = {name: text for name, text in zip(names, texts, strict=True) if name not in answers}
+        try:
+            for name, answer in self.rewrite(asked):
+                answers[name] = answer
+        except Exception:  # some row is at fault: the others must not go with it
+            for name in asked.keys() - answers.keys():
+                try:
+                    answers |= dict(self.rewrite({name: asked[name]}))
+                except Exception as error:
+                    answers[name] = failed(f"{type(error).__name__}: {error}")
+        rows = [answers[name] for name in names]
         batch = make_room(batch, [self.config.output_column, "status", "spotted_words", "error"])
-        batch[self.config.output_column] = [answer["text"] for answer in answers]
-        batch["status"] = [answer["status"] for answer in answers]
+        batch[self.config.output_column] = [row["text"] for row in rows]
+        batch["status"] = [row["status"] for row in rows]
         if self.spotted:
-            batch["spotted_words"] = [json.dumps(a.get("spotted", []), ensure_ascii=False) for a in answers]
-        batch["error"] = [answer.get("error", "") for answer in answers]
+            batch["spotted_words"] = [json.dumps(row.get("spotted", []), ensure_ascii=False) for row in rows]
+        batch["error"] = [row.get("error", "") for row in rows]
         return batch
-
-    def _answer(self, texts: dict[int, str], answers: list[dict[str, Any]]) -> None:
-        numbers = {f"{n}-{content_id(text)}": n for n, text in texts.items()}
-        for name, answer in self.rewrite({name: texts[n] for name, n in numbers.items()}):
-            answers[numbers[name]] = answer
 
 
 def failed(reason: str) -> dict[str, Any]:
@@ -108,21 +105,29 @@ def failed(reason: str) -> dict[str, Any]:
 def unusable(text: Any) -> str | None:
     """Why a cell cannot be put before a model; None if it can."""
     if not isinstance(text, str):
-        return "no text" if text is None or text != text else f"not a text but {type(text).__name__}"
+        missing = text is None or text is pd.NA or (isinstance(text, float) and math.isnan(text))
+        return "no text" if missing else f"not a text but {type(text).__name__}"
     if len(text) > params.MAX_CELL_CHARS:
         return f"{len(text):,} characters, at most {params.MAX_CELL_CHARS:,}"
     return None if text.strip() else "no text"
 
 
+def whole_path(path: str) -> str:
+    """Of something that exists the whole path; a Hub id stays one."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
+
+
 def input_files(pattern: str) -> tuple[list[str], str]:
     """Paths and their common format. Raises UserError where there are none, or several formats."""
     path = Path(pattern)
-    found = sorted(path.iterdir()) if path.is_dir() else sorted(path.parent.glob(path.name))
+    found = [path] if path.is_file() else sorted(path.iterdir() if path.is_dir() else path.parent.glob(path.name))
     files = [file.resolve() for file in found if file.suffix.lower() in FORMATS]
     formats = {FORMATS[file.suffix.lower()] for file in files}
     if len(formats) != 1:
         what = f"files of {len(formats)} formats" if formats else "no .csv, .parquet or .jsonl file"
         raise UserError(f"--input {pattern}: {what}: name files of one kind")
+    if empty := [file.name for file in files if not file.stat().st_size]:
+        raise UserError(f"--input {pattern}: {', '.join(empty)} is empty")
     return list(map(str, files)), formats.pop()
 
 
@@ -134,7 +139,7 @@ def read(files: list[str], kind: str):
         from pyarrow import csv
 
         parse = csv.ParseOptions(newlines_in_values=True)
-        names = csv.open_csv(files[0], parse_options=parse).schema.names
+        names = [name for file in files for name in csv.open_csv(file, parse_options=parse).schema.names]
         convert = csv.ConvertOptions(column_types=dict.fromkeys(names, "string"), strings_can_be_null=False)
         return ray.data.read_csv(files, convert_options=convert, parse_options=parse)
     return ray.data.read_parquet(files) if kind == "parquet" else ray.data.read_json(files, lines=True)
@@ -152,32 +157,39 @@ def main(config: RayConfig) -> int:
     template = choose_template(config, ref)
     if template == "fill":
         spotter_record(config)  # a missing spotter shows before anything is loaded
-    name = f"{Path(config.input.replace('*', '')).stem}_{ref.label}"
-    output = Path(config.output) if config.output else params.RESULTS_DIR / name
+    source = Path(config.input)  # of a pattern its folder gives the name
+    name = f"{(source if source.exists() else source.parent.resolve()).stem}_{ref.label}"
+    output = (Path(config.output) if config.output else params.RESULTS_DIR / name).resolve()
+    if any(Path(file).is_relative_to(output) for file in files):
+        raise UserError(f"--output {output} holds the input: name another folder")
     check_output_folder(output, config.overwrite)
+    # workers run in a folder of their own
+    ref = replace(ref, path=whole_path(ref.path), adapter=ref.adapter and ref.adapter.resolve())
+    config.spotter, config.train_file = whole_path(config.spotter), whole_path(config.train_file)
     record = start_record(config, [Path(file) for file in files])
 
     environment = {"env_vars": {"PYTHONPATH": str(params.ROOT), "RAY_USAGE_STATS_ENABLED": "0"}}
-    ray.init(address=config.address, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    # "local": Ray would look for the last cluster on this machine otherwise, and wait for one that is gone
+    start = {"include_dashboard": False} if not config.address else {}
+    ray.init(config.address or "local", log_to_driver=False, runtime_env=environment, **start)
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
     rows = read(files, kind)
     if config.limit:
         rows = rows.limit(config.limit)
-    if config.input_column not in rows.columns():
-        raise UserError(f"{config.input} has no column {config.input_column} ({', '.join(rows.columns())})")
+    require_columns(rows.columns() or [], [config.input_column], config.input, "--input_column")
     resources = ray.cluster_resources()
-    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
     rows = rows.map_batches(
         Worker,
         fn_constructor_args=(config, ref, template, max(1, cpus // config.workers)),
         batch_size=config.rows_at_once,
         batch_format="pandas",
         compute=ray.data.ActorPoolStrategy(size=config.workers),
-        num_cpus=0.5,  # of what Ray shares out; a worker that had all of it would leave none to read and to write
+        num_cpus=0,  # of what Ray shares out: workers that had all of it would leave none to read and to write
         num_gpus=1 if gpus else 0,
     )
     written = {"csv": "write_csv", "parquet": "write_parquet", "jsonl": "write_json"}[config.format or kind]
-    with whole_folder(output.resolve(), config.overwrite) as folder:
+    with whole_folder(output, config.overwrite) as folder:
         getattr(rows, written)(str(folder))
         counts = count_statuses(folder)
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}

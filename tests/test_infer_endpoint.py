@@ -43,8 +43,7 @@ def test_rows_of_all_kinds_and_a_second_run_asks_nothing(ask, server, tmp_path):
     assert list(frame["status"]) == ["ok", "refused", "filtered", "filtered", "truncated", "ok"]
     assert list(frame["generated_text"][:4]) == ["A plan [plain]", "", "", ""] and frame["generated_text"][5]
     assert list(frame["n"]) == [f"0{i}" for i in range(6)] and frame["id"].is_unique
-    asked = server.log[0]["request"] if "request" in server.log[0] else server.log[0]
-    body = json.dumps(asked)
+    body = json.dumps(server.log[0])
     assert REWRITE_TEMPLATES["rewrite"] in body and "some/rewriter" in body and "response_format" not in body
     record = json.loads((tmp_path / "out.csv.run.json").read_text())
     assert record["model"] == {"name": "some/rewriter"} and record["prompt"] == "rewrite"
@@ -70,6 +69,7 @@ def test_what_fails_is_kept_as_failed_and_sets_the_exit_code(ask, server, tmp_pa
     [
         (["--base_model", "smollm2"], "name its model with --model, not --base_model"),
         (["--num_beams", "2"], "takes no --num_beams"),
+        (["--max_prompt_tokens", "9"], "takes no --max_prompt_tokens"),
         (["--input_text", "x"], "need a file"),
         (["--engine", "transformers", "--model", "x"], "add --engine endpoint"),
         (["--prompt", "no"], "there are rewrite"),

@@ -32,6 +32,8 @@ def test_rows_that_cannot_be_answered_are_kept_with_a_reason(worker):
                                        "30,000 characters, at most 20,000"]  # fmt: skip
     assert list(answered["input_status"]) == list("abcdef") and answered["generated_text"][0]
     assert answered["id"].str.len().eq(12).all()
+    odd = worker(pd.DataFrame({"text": [pd.NA, float("nan"), ["a"], "a row"], "id": [1, 2, 3, 4]}))
+    assert list(odd["error"]) == ["no text", "no text", "not a text but list", ""] and list(odd["id"]) == [1, 2, 3, 4]
 
 
 def test_a_row_that_the_model_fails_on_does_not_take_the_others_with_it(worker, monkeypatch):
@@ -57,12 +59,12 @@ def test_all_formats_through_a_real_cluster(tiny_model, script, tmp_path):
     folder = tmp_path / "csv"
     folder.mkdir()
     frame[:25].to_csv(folder / "a.csv", index=False)
-    frame[25:].to_csv(folder / "b.csv", index=False)
+    frame[25:].assign(zip="00750").to_csv(folder / "b.csv", index=False)
     flags = ["--input_column", "text", "--base_model", tiny_model, "--max_new_tokens", 3, "--rows_at_once", 8]
     source = folder
     for kind in ("jsonl", "parquet", "csv"):
         output = tmp_path / f"out-{kind}"
-        workers = 2 if kind == "jsonl" else 1
+        workers = 5 if kind == "jsonl" else 1  # more than there are CPUs
         result = script(RECIPE, "--input", source, "--output", output, "--format", kind, "--workers", workers, *flags)
         assert result.returncode == 1, result.stderr  # a third of the rows hold no text
         assert "26 truncated, 14 failed of 40 rows" in result.stdout
@@ -73,9 +75,23 @@ def test_all_formats_through_a_real_cluster(tiny_model, script, tmp_path):
         ).sort_values("n", key=lambda n: n.astype(int))
         assert list(found["text"]) == list(frame["text"]) and list(found["n"]) == list(frame["n"])
         assert set(found["error"]) == {"", "no text"} and found["generated_text"].ne("").sum() == 26
+        assert set(found["zip"].dropna()) - {""} == {"00750"}
         source = output / f"*.{kind}" if kind != "csv" else output
-    refused = script(RECIPE, "--input", tmp_path, "--output", tmp_path / "x", *flags)
-    assert refused.returncode == 2 and "no .csv, .parquet or .jsonl file" in refused.stderr.splitlines()[-1]
+
+
+def test_mistakes_are_one_line_and_the_input_is_never_replaced(tiny_model, script, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.csv").touch()
+    (tmp_path / "b[1].csv").write_text("text\na\n")
+    flags = ["--input_column", "text", "--base_model", tiny_model]
+    for source, output, said in (
+        (tmp_path / "nowhere", tmp_path / "x", "no .csv, .parquet or .jsonl file"),
+        (tmp_path / "empty", tmp_path / "x", "a.csv is empty"),
+        (tmp_path / "b[1].csv", tmp_path, "holds the input: name another folder"),
+    ):
+        result = script(RECIPE, "--input", source, "--output", output, "--overwrite", *flags)
+        assert result.returncode == 2 and said in result.stderr.splitlines()[-1], result.stderr
+    assert (tmp_path / "b[1].csv").read_text() == "text\na\n"
 
 
 def test_what_is_missing_is_named(script, tmp_path):

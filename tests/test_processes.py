@@ -74,6 +74,29 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_same_global_batch(tin
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
 
 
+@pytest.mark.parametrize("accepts", [True, False])
+def test_models_that_are_not_told_the_number_of_tokens_have_the_same_curve(tiny_model, pairs, tmp_path, accepts):
+    """An encoder-decoder, and a causal model that says that it takes no count."""
+    from tests.test_seq2seq import make_base
+
+    script, more, base = ROOT / "training" / "train_seq2seq.py", [], None
+    if accepts:
+        base = make_base("t5", tmp_path / "t5")
+    else:
+        script, more = ROOT / "tests" / "train_uncounted.py", ["--lora_r", 4]
+        base = tiny_model
+    settings = ["--epochs", 2, "--eval_steps", 4, "--logging_steps", 1, "--patience", 0, "--lr", 0.001]
+    settings += ["--compute_dtype", "float32", "--report_to", "none", "--quantization", "none"]
+    flags = [script, "--base_model", base, "--input", pairs, *settings, *more]
+    for command, name, rows in (([sys.executable], "one", 8), (TWO, "two", 4)):
+        code, _, err = run([*command, *flags, "--output", tmp_path / name, "--batch_size", rows])
+        assert code == 0, err
+    wanted, found = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert [entry[:2] for entry in found] == [entry[:2] for entry in wanted] and len(wanted) > 15
+    for (_, name, a), (_, _, b) in zip(wanted, found, strict=True):
+        assert b == pytest.approx(a, rel=1e-3), name
+
+
 def test_two_processes_stop_together_and_go_on_to_the_same_weights(tiny_model, pairs, tmp_path):
     flags = [*TWO, TRAIN, "--base_model", tiny_model, "--input", pairs, *SETTINGS, "--batch_size", 4]
     flags += ["--lora_dropout", 0.1]

@@ -30,15 +30,19 @@ def fsdp(monkeypatch):
     given = ["--config_file", str(RECIPES / "fsdp_qlora.yaml"), "training/train.py"]
     arguments, _, mixed = _validate_launch_command(launch_command_parser().parse_args(given))
     assert (arguments.use_fsdp, arguments.num_processes, arguments.mixed_precision) == (True, 2, "bf16") and mixed
-    with monkeypatch.context() as patch:
-        for name, value in prepare_multi_gpu_env(arguments).items():
-            if os.environ.get(name) != value:
-                patch.setenv(name, value)
-        yield FullyShardedDataParallelPlugin()
+    given = prepare_multi_gpu_env(arguments)
+    # frozen and trained weights in one unit; one process reads the weights and hands them out, which needs a GPU
+    assert given["FSDP_USE_ORIG_PARAMS"] == "false"
+    assert given["FSDP_CPU_RAM_EFFICIENT_LOADING"] == given["FSDP_SYNC_MODULE_STATES"] == "true"
+    for name, value in given.items():
+        if os.environ.get(name) != value:
+            monkeypatch.setenv(name, value)
+    for name in ("FSDP_CPU_RAM_EFFICIENT_LOADING", "FSDP_SYNC_MODULE_STATES"):
+        monkeypatch.setenv(name, "false")
+    return FullyShardedDataParallelPlugin()
 
 
-def test_the_fsdp_recipe_wraps_layers_and_keeps_to_what_qlora_needs(fsdp, tiny_model):
-    assert fsdp.cpu_ram_efficient_loading and fsdp.sync_module_states and not fsdp.use_orig_params
+def test_the_fsdp_recipe_wraps_the_layers_of_a_4bit_model(fsdp, tiny_model):
     assert fsdp.state_dict_type.name == "FULL_STATE_DICT" and fsdp.sharding_strategy.name == "FULL_SHARD"
     model = load_base(resolve(str(tiny_model)), "nf4", {"compute_dtype": "bfloat16"}, training=True)
     fsdp.set_auto_wrap_policy(model)

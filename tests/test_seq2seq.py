@@ -47,14 +47,12 @@ def train_tokenizer(kind: str):
     )
 
 
-@pytest.fixture(scope="module", params=["t5", "bart"])
-def base(request, tmp_path_factory):
+def make_base(kind: str, folder):
     from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-    folder = tmp_path_factory.mktemp("seq2seq") / request.param
-    tokenizer = train_tokenizer(request.param)
+    tokenizer = train_tokenizer(kind)
     torch.manual_seed(0)
-    if request.param == "t5":
+    if kind == "t5":
         sizes = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
         ids = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
         model = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **ids))
@@ -66,10 +64,16 @@ def base(request, tmp_path_factory):
             BartConfig(vocab_size=len(tokenizer), d_model=64, dropout=0.0, **layers, **ids)
         )
         # what the published checkpoints bring with them
-        model.generation_config.update(forced_bos_token_id=0, no_repeat_ngram_size=3, num_beams=4, early_stopping=True)
+        bends = {"no_repeat_ngram_size": 3, "num_beams": 4, "early_stopping": True, "forced_eos_token_id": 2}
+        model.generation_config.update(forced_bos_token_id=0, **bends)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module", params=["t5", "bart"])
+def base(request, tmp_path_factory):
+    return make_base(request.param, tmp_path_factory.mktemp("seq2seq") / request.param)
 
 
 def test_what_is_read_and_what_is_written_have_the_special_tokens_of_the_model(base):
@@ -103,6 +107,7 @@ def test_answers_do_not_depend_on_the_batch_and_are_plain_greedy(base):
             if written[-1] == tokenizer.eos_token_id:
                 break
         assert tokenizer.decode(written[1:], skip_special_tokens=True).strip() == alone.text
+        assert (alone.status == "ok") == (written[-1] == tokenizer.eos_token_id)
 
 
 def test_an_encoder_decoder_learns_is_resumed_and_answers(base, script, tmp_path):
@@ -129,6 +134,49 @@ def test_an_encoder_decoder_learns_is_resumed_and_answers(base, script, tmp_path
     assert record["prompt"] == "rewrite-short"
 
 
+@pytest.fixture
+def build(base, tmp_path):
+    """A trainer on eight rows, not trained yet."""
+    from utils.configs import Seq2SeqConfig
+    from utils.helpers import set_seed
+    from utils.seq2seq import build_seq2seq_trainer
+
+    def make(**settings):
+        set_seed(0)
+        ref = resolve(str(base))
+        tokenizer = load_tokenizer(ref, side="right")
+        rows = [{"number": n, "prompt": f"{a} {a}" * n, "completion": f"{b} {b}" * n, "templated": True}
+                for n, (a, b) in enumerate(ROWS[:8])]  # fmt: skip
+        settings = {"compute_dtype": "float32", "report_to": "none", "patience": 0, "batch_size": 8} | settings
+        config = Seq2SeqConfig(base_model=str(base), max_steps=3, eval_steps=3, logging_steps=1, lr=0.01, **settings)
+        examples = [encode(row, tokenizer, "rewrite-short") for row in rows]
+        return build_seq2seq_trainer(config, ref, examples, examples, tokenizer, tmp_path)
+
+    return make
+
+
+def test_the_loss_is_a_mean_over_tokens_however_the_rows_are_batched(build):
+    """Rows of very different lengths: a mean of the means of batches would be another number."""
+    curves = []
+    for settings in ({}, {"batch_size": 2, "gradient_accumulation": 4, "eval_batch_size": 3}):
+        trainer = build(**settings)
+        trainer.train()
+        curves.append([(entry.get("loss"), entry.get("grad_norm"), entry.get("eval_loss"))
+                       for entry in trainer.state.log_history[:-1]])  # fmt: skip
+    wanted, found = ([value for entry in curve for value in entry if value] for curve in curves)
+    assert len(wanted) == 7 and found == pytest.approx(wanted, rel=1e-3)
+
+
+def test_the_order_of_rows_is_fixed_by_seed_and_epoch(build):
+    trainer = build(batch_size=1)
+    orders = []
+    for epoch in (0, 1, 1.4):  # 1.4: where a run is resumed within the second pass
+        trainer.state.epoch = epoch
+        orders.append(list(trainer._get_train_sampler()))
+        torch.rand(1)
+    assert sorted(orders[0]) == list(range(8)) and orders[0] != orders[1] == orders[2]
+
+
 def test_models_and_settings_of_another_kind_are_refused(tiny_model, script, tmp_path):
     for flags, said in (
         (["--base_model", tiny_model], "is no encoder-decoder (llama)"),
@@ -137,3 +185,8 @@ def test_models_and_settings_of_another_kind_are_refused(tiny_model, script, tmp
     ):
         result = script(TRAIN, *flags, "--output", tmp_path / "model")
         assert result.returncode == 2 and said in result.stderr.splitlines()[-1], result.stderr
+
+
+def test_train_names_the_script_for_this_kind(base, script, tmp_path):
+    result = script(ROOT / "training" / "train.py", "--base_model", base, "--output", tmp_path / "adapter")
+    assert result.returncode == 2 and "training/train_seq2seq.py trains it" in result.stderr.splitlines()[-1]

@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils import params
 from utils.configs import TrainConfig
 from utils.helpers import as_switch, parse_config, run_stage
+from utils.loading import check_kind
 from utils.models import resolve
 from utils.processes import is_main
 from utils.prompts import check_template
@@ -82,13 +83,15 @@ def main(config: TrainConfig) -> None:
     from utils.trainer import build_trainer, trainer_arguments
 
     if complete := nothing_left_to_do(config):
-        print(complete)
+        if is_main():
+            print(complete)
         return
     rows = load_rows(config)  # one split for all seeds
     check_output_folder(Path(config.output), config.overwrite)
     check_template(config.prompt)
     check_settings(config, trainer_arguments)
     ref = resolve(config.base_model, revision=config.revision)
+    check_kind(ref, encoder_decoder=False)
     default = "none" if config.method == "full" else params.QUANTIZATION
     runs = finetune(replace(config, quantization=config.quantization or default), ref, rows, build_trainer)
     if is_main():

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils.configs import Seq2SeqConfig
 from utils.helpers import parse_config, run_stage
+from utils.loading import check_kind
 from utils.models import resolve
 from utils.processes import is_main
 from utils.prompts import check_template
@@ -31,17 +32,18 @@ from utils.supervision import load_rows
 
 def main(config: Seq2SeqConfig) -> None:
     from utils.finetuning import check_settings, describe_runs, finetune, nothing_left_to_do
-    from utils.seq2seq import build_seq2seq_trainer, check_encoder_decoder, seq2seq_arguments
+    from utils.seq2seq import build_seq2seq_trainer, seq2seq_arguments
 
     if complete := nothing_left_to_do(config):
-        print(complete)
+        if is_main():
+            print(complete)
         return
     rows = load_rows(config)  # one split for all seeds
     check_output_folder(Path(config.output), config.overwrite)
     check_template(config.prompt)
     check_settings(config, seq2seq_arguments)
     ref = resolve(config.base_model, revision=config.revision)
-    check_encoder_decoder(ref)
+    check_kind(ref, encoder_decoder=True)
     runs = finetune(replace(config, quantization="none"), ref, rows, build_seq2seq_trainer)
     if is_main():
         print(describe_runs(runs))

@@ -28,7 +28,7 @@ from utils.configs import SpotterConfig
 from utils.data import read_pairs
 from utils.edits import changed_words, words_of
 from utils.helpers import UserError, describe, parse_config, run_stage
-from utils.loading import load_base, load_tokenizer
+from utils.loading import check_kind, load_base, load_tokenizer
 from utils.models import model_record, resolve
 from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
 from utils.report import markdown_table
@@ -126,6 +126,7 @@ def main(config: SpotterConfig) -> None:
     check(config.input, rows, labels)
     check_output_folder(output, config.overwrite)
     ref = resolve(config.base_model, revision=config.revision)
+    check_kind(ref, encoder_decoder=False)
     logger.info("training a spotter on %s (%s)", ref.name, describe(config))
     record = start_record(config, [Path(config.input)])
 

@@ -114,12 +114,16 @@ def stopped_early(checkpoint: Path, patience: int) -> bool:
 
 def finished_otherwise(config: FinetuneConfig, folder: Path) -> list[str]:
     """In words, which settings of a run that is complete differ from these."""
-    done = read_json(folder / RECORD_NAME)["config"]
-    same = (*PASSING, "seed") if config.seeds else PASSING  # of several seeds the best one's record stands there
-    now = {name: shareable(value) for name, value in asdict(config).items() if name not in same}
+    record = read_json(folder / RECORD_NAME)
+    done = record["config"]
+    same = [*PASSING, "input", "validation", *(["seed"] if config.seeds else [])]  # of several seeds the best is there
+    now = {name: shareable(value) for name, value in asdict(config).items() if name in done and name not in same}
     if now["quantization"] is None:
         now["quantization"] = done["quantization"]
-    return changes(done, now)
+    data = [file_sha256(path) for path in config.files()]
+    return [f"--{change}" for change in changes(done, now)] + (
+        [] if data == list(record["inputs"].values()) else ["other data"]
+    )
 
 
 def load_best_of(trainer, checkpoint: Path) -> None:
@@ -180,7 +184,8 @@ class StopOnSignal(TrainerCallback):
         if self.stopped and processes.count() == 1:
             raise KeyboardInterrupt("stopped at once; --resume goes on from the last checkpoint")
         if not self.stopped:
-            logger.warning("stopping after this step, to save it (once more stops at once)")
+            more = " (once more stops at once)" if processes.count() == 1 else ""
+            logger.warning("stopping after this step, to save it%s", more)
         self.stopped = True
 
     def on_step_end(self, args, state, control, **others):

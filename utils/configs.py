@@ -361,8 +361,11 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
             raise ValueError(f"--engine {self.engine} asks a server: name its model with --model, not --{local[0]}")
         if self.engine == "transformers" and self.model != params.ANNOTATOR_MODEL:
             raise ValueError(f"--model {self.model} is what a server calls a model: add --engine endpoint")
-        if self.engine != "transformers" and (self.num_beams > 1 or self.top_p != 1 or self.prompt == "fill"):
-            raise ValueError(f"--engine {self.engine} takes no --num_beams, --top_p or --prompt fill")
+        if self.engine != "transformers":
+            useless = ("num_beams", "top_p", "max_prompt_tokens", "batch_tokens", "revision")
+            given = [name for name in useless if getattr(self, name) != getattr(type(self), name)]
+            if given or self.prompt == "fill":
+                raise ValueError(f"--engine {self.engine} takes no --{given[0] if given else 'prompt fill'}")
         for flag in ("spot_threshold", "spot_spread"):
             if not 0 <= getattr(self, flag) <= 1:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a probability between 0 and 1")

@@ -1,9 +1,9 @@
 """A fine-tuning run around its trainer: audit, seeds, checkpoints, and the files that a model is left with."""
 
-import contextlib
 import logging
 import shutil
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,16 @@ from utils.configs import FinetuneConfig
 from utils.helpers import UserError, describe, set_seed
 from utils.loading import load_tokenizer
 from utils.models import ModelRef, model_record
-from utils.records import RECORD_NAME, finish_record, read_json, start_record, unfinished, whole_folder, write_json
+from utils.records import (
+    RECORD_NAME,
+    disk_errors,
+    finish_record,
+    read_json,
+    start_record,
+    unfinished,
+    whole_folder,
+    write_json,
+)
 from utils.report import plot_losses
 from utils.supervision import Example, encode_all, findings, write_audit
 
@@ -44,7 +53,8 @@ def check_settings(config: FinetuneConfig, arguments: Callable) -> None:
     try:  # the library knows its optimisers, schedules and trackers
         made = arguments(config, Path(config.output))
     except (ValueError, ImportError) as error:
-        raise UserError(f"--optimizer or --lr_scheduler: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise UserError(f"--optimizer, --lr_scheduler or --compute_dtype: {said}") from error
     try:
         for tracker in get_reporting_integration_callbacks(made.report_to):
             tracker()
@@ -53,7 +63,7 @@ def check_settings(config: FinetuneConfig, arguments: Callable) -> None:
     if made.n_gpu > 1:
         raise UserError(
             f"there are {made.n_gpu} GPUs: start a process for each (torchrun --nproc_per_node {made.n_gpu} "
-            "training/train.py ...), or choose one with CUDA_VISIBLE_DEVICES=0"
+            f"{sys.argv[0]} ...), or choose one with CUDA_VISIBLE_DEVICES=0"
         )
     processes.check_launch(made.world_size)
 
@@ -69,7 +79,7 @@ def nothing_left_to_do(config: FinetuneConfig) -> str | None:
         return None
     if changed := finished_otherwise(config, output):
         raise UserError(
-            f"{config.output} is complete, with other settings (--{'; --'.join(changed)}): --overwrite trains anew"
+            f"{config.output} is complete, with other settings ({'; '.join(changed)}): --overwrite trains anew"
         )
     return f"{config.output} is complete: nothing to go on with"
 
@@ -87,8 +97,9 @@ def finetune(config: FinetuneConfig, ref: ModelRef, rows: tuple[list, list], bui
     examples, held_out = encode_all(*rows, ref, tokenizer, config)
 
     seeds, runs = config.seed_list(), {}
-    whole = whole_folder(output, config.overwrite, config.resume, "--resume goes on from the last checkpoint")
-    with whole if main else contextlib.nullcontext(unfinished(output)) as folder:
+    hint = "--resume goes on from the last checkpoint"
+    whole = whole_folder(output, config.overwrite, config.resume, hint)
+    with whole if main else disk_errors(unfinished(output), hint) as folder:
         if main:
             write_json(folder / BEGUN, this_run)
             audit(examples, tokenizer, config, folder)
@@ -102,10 +113,9 @@ def finetune(config: FinetuneConfig, ref: ModelRef, rows: tuple[list, list], bui
             if main:
                 runs[seed] = read_json(target / "metrics.json")
                 runs[seed].pop("history", None)
-        if main:
-            if len(seeds) > 1:
-                keep_best(folder, runs)
-            (folder / BEGUN).unlink()
+        if main and len(seeds) > 1:
+            keep_best(folder, runs)
+    (output / BEGUN).unlink(missing_ok=True)  # only now: until then another run must not take this one for its own
     return runs
 
 

@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 Messages = list[dict[str, str]]
 
 # settings of transformers that bend what a model would write; some models bring others of their own (BART: no three
-# tokens twice, which no faithful rewriting could keep)
+# tokens twice, which no faithful rewriting could keep, and an end that is forced at the limit, so that none is cut)
 PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "min_length": 0,
-         "length_penalty": 1.0, "early_stopping": False}  # fmt: skip
+         "length_penalty": 1.0, "early_stopping": False, "forced_eos_token_id": None}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def completion_loss(
     """Mean negative log-likelihood of the supervised tokens; equal to the ordinary loss, and cheaper.
 
     Args:
-        model: a causal LM for which `supports` is None, plain or with a LoRA adapter.
+        model: a causal LM with a plain output layer for which `supports` is None, alone or with a LoRA adapter.
         inputs: input_ids, attention_mask and labels, each [rows, tokens], padded on the right; labels are -100
             where nothing is learned.
         num_tokens: divisor; None for the number of supervised tokens here. Under gradient accumulation the Trainer
@@ -51,10 +51,10 @@ def completion_loss(
 
 
 def supports(model) -> str | None:
-    """Why `completion_loss` cannot be used for a model; None if it can.
+    """Why the layers of a model cannot be run by our attention (here and in utils/cache.py); None if they can.
 
-    It calls the layers below the output layer itself, so nothing may lie between output layer and loss, and the model
-    must take its attention function from the registry of transformers.
+    The output layer is called by ourselves, so nothing may follow it, and the model must take its attention function
+    from the registry of transformers.
     """
     causal = without_adapter(model)
     config = causal.config.get_text_config()
@@ -66,8 +66,6 @@ def supports(model) -> str | None:
         return "8-bit products are rounded by batch"
     if any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
         return "its logits are scaled after the output layer"
-    if type(causal.get_output_embeddings()) is not torch.nn.Linear:
-        return "its output layer is no plain linear layer"
     if not getattr(causal, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     return None

@@ -56,6 +56,18 @@ def end_tokens(settings, tokenizer) -> set[int]:
     return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
 
 
+def check_kind(ref: ModelRef, encoder_decoder: bool) -> None:
+    """Raises UserError for a model of the other kind."""
+    from transformers import AutoConfig
+
+    settings = AutoConfig.from_pretrained(ref.path, revision=ref.revision)
+    if settings.is_encoder_decoder != encoder_decoder:
+        kind, other = "is an encoder-decoder", "training/train_seq2seq.py"
+        if encoder_decoder:
+            kind, other = "is no encoder-decoder", "training/train.py"
+        raise UserError(f"--base_model {ref.name} {kind} ({settings.model_type}): {other} trains it")
+
+
 def stored_dtype(ref: ModelRef) -> str | None:
     """The number type in which a base is stored, by its configuration, such as "float16"."""
     from transformers import AutoConfig
@@ -154,11 +166,18 @@ def keep_trainable_layout(model) -> None:
 def load_model(ref: ModelRef, quantization: str | None = None, training: bool = False):
     """Loads a model to generate with: a base, or a base with its adapter on top, in eval mode.
 
-    `quantization` None means: as the adapter was trained, and 16-bit without an adapter. `training`: see `load_base`.
+    `quantization` None means: as the adapter was trained, and 16-bit without an adapter. On a CPU the 8-bit products
+    of a model without an adapter are our own (utils/int8.py). `training`: see `load_base`.
     """
+    import torch
+
     trained = ref.record.get("config", {})
     if quantization is None:
         quantization = (trained.get("quantization") or "none") if ref.adapter else "none"
+    if quantization == "int8" and not ref.adapter and not torch.cuda.is_available():
+        from utils.int8 import quantise
+
+        return quantise(load_base(ref)).eval()
     model = load_base(ref, quantization, trained, training)
     if ref.adapter:
         from peft import PeftModel

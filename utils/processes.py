@@ -47,7 +47,7 @@ def agree(value: Any) -> Any:
     return broadcast_object_list([value])[0]
 
 
-def largest(mine: int) -> int:
+def largest(mine: float) -> float:
     """The largest of the numbers that the processes give."""
     if count() == 1:
         return mine

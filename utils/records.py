@@ -57,23 +57,30 @@ def whole_folder(
     for leftover in (old,) if resume else (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(exist_ok=resume)
-    try:
+    with disk_errors(partial, once_there_is_room):
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
+    if path.exists():
+        os.replace(path, old)
+    os.replace(partial, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path, once_there_is_room: str) -> Iterator[Path]:
+    """Gives the folder; a disk that is full becomes a UserError."""
+    try:
+        yield folder
     except Exception as error:
         if not _disk_is_full(error):
             raise
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{partial}: writing failed ({reason}): is the disk full? make room, then {once_there_is_room}"
+            f"{folder}: writing failed ({reason}): is the disk full? make room, then {once_there_is_room}"
         ) from error
-    if path.exists():
-        os.replace(path, old)
-    os.replace(partial, path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _disk_is_full(error: Exception) -> bool:

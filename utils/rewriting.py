@@ -26,15 +26,19 @@ logger = logging.getLogger(__name__)
 Rewriter = Callable[[dict[str, str]], Iterator[tuple[str, dict]]]
 
 
-def make_rewriter(config: InferConfig, ref: ModelRef, template: str) -> Rewriter:
-    """A function that rewrites texts. What it needs is loaded once, when a text is there that needs it.
+def make_rewriter(config: InferConfig, ref: ModelRef, template: str, at_once: bool = False) -> Rewriter:
+    """A function that rewrites texts. What it needs is loaded once: now, or when a text is there that needs it.
 
     An answer has `text`, `status` (see utils.generation.Answer), `tokens`, and with a spotter `spotted`, the phrases
     that it put into brackets. With a temperature, chance is drawn by the name of a text.
     """
     load = cache(partial(_load, config, ref))
     examples = worked_examples(config, template)
-    write = _spotted if template == "fill" else _whole
+    write, needed = (_whole, ("tokenizer", "model"))
+    if template == "fill":
+        write, needed = _spotted, (*needed, "spotter")
+    for what in needed if at_once else ():
+        load(what)
 
     def rewrite(texts: dict[str, str]) -> Iterator[tuple[str, dict]]:
         set_seed(config.seed)
@@ -111,7 +115,7 @@ def rewrite_by_server(config: InferConfig, template: str, texts: dict[str, str],
         )
         for name, text in texts.items()
     }
-    left = sum(request.key not in answers for request in requests.values())
+    left = len({request.key for request in requests.values() if request.key not in answers})
     errors = open_engine(config)(iter(requests.values()), answers, budget, left)
     found = {}
     for name, request in requests.items():

@@ -2,23 +2,33 @@
 
 from pathlib import Path
 
+import torch
 from datasets import Dataset
-from transformers import AutoConfig, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+from utils.base_trainer import TokenMeanTrainer, callbacks_for, common_arguments
+from utils.batches import Batch
 from utils.configs import Seq2SeqConfig
-from utils.helpers import UserError
 from utils.loading import load_base
 from utils.models import ModelRef
 from utils.supervision import Example
-from utils.trainer import callbacks_for, common_arguments
 
 
-def check_encoder_decoder(ref: ModelRef) -> None:
-    """Raises UserError for a model of another kind."""
-    settings = AutoConfig.from_pretrained(ref.path, revision=ref.revision)
-    if not settings.is_encoder_decoder:
-        kind = settings.model_type
-        raise UserError(f"--base_model {ref.name} is no encoder-decoder ({kind}): training/train.py trains it")
+class RewritingTrainer(TokenMeanTrainer, Seq2SeqTrainer):
+    """Seq2SeqTrainer whose loss is a mean over the tokens of all batches of a step, in all processes.
+
+    The models give the mean of a batch, whatever they are told of the others.
+    """
+
+    def compute_loss(self, model, inputs: Batch, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        loss = outputs.loss
+        if num_items_in_batch is not None:
+            loss = loss * (self.supervised(inputs) / num_items_in_batch) * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def supervised(self, inputs: Batch) -> torch.Tensor:
+        return (inputs["labels"] != -100).sum()
 
 
 def seq2seq_arguments(config: Seq2SeqConfig, folder: Path) -> Seq2SeqTrainingArguments:
@@ -27,11 +37,11 @@ def seq2seq_arguments(config: Seq2SeqConfig, folder: Path) -> Seq2SeqTrainingArg
 
 def build_seq2seq_trainer(
     config: Seq2SeqConfig, ref: ModelRef, train: list[Example], validation: list[Example], tokenizer, folder: Path
-) -> Seq2SeqTrainer:
+) -> RewritingTrainer:
     """The trainer with its model, all of whose weights are trained; checkpoints in `folder`/checkpoints."""
     # in float32: a step of 1e-5 is lost in 16 bits
     model = load_base(ref, "none", {"compute_dtype": "float32"}, training=True)
-    return Seq2SeqTrainer(
+    return RewritingTrainer(
         model=model,
         args=seq2seq_arguments(config, folder),
         train_dataset=_to_dataset(train),
