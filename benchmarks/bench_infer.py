@@ -10,9 +10,8 @@ Systems, all greedy, same prompts, same number type, same limit of new tokens: `
 as the published script does; `pipeline` is transformers' text-generation pipeline with batch_size=32; `ours` is
 utils.generation.generate, what infer.py uses. They take turns; loading is not counted, tokenising is. `equal` compares
 in float32: a text that differs is looked at where it first differs, and the gap between the two likeliest tokens there
-is printed. `int8` runs infer.py's own way with weights in 16 bits, in 8 bits by utils/int8.py, and by bitsandbytes;
-for the quality of the texts score what infer.py --quantization int8 writes. Rows: the embedded test rows, repeated
-where more are asked for.
+is printed. `int8` compares weights in 16 bits and in 8 bits (utils/int8.py); for the quality of the texts score what
+infer.py --quantization int8 writes. Rows: the embedded test rows, repeated where more are asked for.
 """
 
 import argparse
@@ -102,16 +101,12 @@ def speed(options) -> None:
 
 
 def int8(options) -> None:
-    from utils.loading import load_base, load_model, load_tokenizer
+    from utils.loading import load_model, load_tokenizer
     from utils.models import resolve
 
     ref = resolve(options.base_model)
     tokenizer, chats = load_tokenizer(ref), chats_of(options.rows)
-    models = {
-        "16 bits": load_model(ref),
-        "8 bits": load_model(ref, "int8"),
-        "8 bits, bitsandbytes": load_base(ref, "int8").eval(),
-    }
+    models = {"16 bits": load_model(ref), "8 bits": load_model(ref, "int8")}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     texts = {}
     for _ in range(options.rounds):
@@ -124,7 +119,7 @@ def int8(options) -> None:
         same = sum(a == b for a, b in zip(texts[name], texts["16 bits"], strict=True))
         faster = statistics.median(a / b for a, b in zip(seconds["16 bits"], times, strict=True))
         each = ", ".join(f"{s:.1f}" for s in times)
-        table.append([name, each, f"{options.rows / statistics.median(times):.2f}", f"{faster:.2f} x", same])
+        table.append([name, each, f"{options.rows / statistics.median(times):.2f}", f"{faster:.2f} x", str(same)])
     print(f"{ref.name}, {options.rows} rows, at most {options.max_new_tokens} new tokens")
     print(markdown_table(["weights", "seconds", "rows/s", "as fast as 16 bits", "same texts"], table))
 

@@ -15,6 +15,7 @@ from utils.cache import RowCache, begin, forward
 from utils.configs import GenerationConfig
 from utils.data import content_id
 from utils.decoding import Processor
+from utils.int8 import is_quantised
 from utils.likelihood import supports, tolerance
 from utils.loading import end_tokens
 
@@ -22,8 +23,7 @@ logger = logging.getLogger(__name__)
 
 Messages = list[dict[str, str]]
 
-# settings of transformers that bend what a model would write; some models bring others of their own (BART: no three
-# tokens twice, which no faithful rewriting could keep, and an end that is forced at the limit, so that none is cut)
+# what bends the answer of a model; some bring other values (BART: no three tokens twice, an end forced at the limit)
 PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "min_length": 0,
          "length_penalty": 1.0, "early_stopping": False, "forced_eos_token_id": None}  # fmt: skip
 
@@ -118,7 +118,7 @@ def _mismatch(model, order: list[int], ids: list[list[int]]) -> str | None:
     ends = torch.tensor([len(row) - common for row in few]).cumsum(0) - 1
     found = model.get_output_embeddings()(states[ends]).float()
     apart = (torch.softmax(found, dim=-1) - torch.softmax(torch.stack(wanted), dim=-1)).abs().sum(dim=-1).max().item()
-    fits = apart <= tolerance(model.dtype)
+    fits = apart <= tolerance(torch.int8 if is_quantised(model) else model.dtype)
     return None if fits else f"our cache does not fit this model (probabilities differ by {apart:.2g})"
 
 

@@ -1,8 +1,8 @@
 """8-bit products on a CPU, for inference: int8 weights times int8 activations, each row and output on its own scale.
 
 Activations are quantised as they come, row by row, so that what a row gets does not depend on the rows beside it (the
-method of LLM.int8() without its outlier columns, Dettmers et al. 2022, arXiv 2208.07339, section 2). On a CPU the
-8-bit products of bitsandbytes take longer than bfloat16 (benchmarks/RESULTS.md).
+method of LLM.int8() without its outlier columns, Dettmers et al. 2022, arXiv 2208.07339, section 2). The
+8-bit products of bitsandbytes are for CUDA: on a CPU they take longer than bfloat16.
 """
 
 import torch
@@ -36,3 +36,8 @@ def quantise(model):
         if type(module) is torch.nn.Linear:
             model.set_submodule(name, Int8Linear(module))
     return model
+
+
+def is_quantised(model) -> bool:
+    """Whether `quantise` has been at work."""
+    return isinstance(model.get_output_embeddings(), Int8Linear)
