@@ -197,7 +197,7 @@ def main(config: RayConfig) -> int:
     ray.shutdown()
     total = counts.total()
     print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) + f" of {total} rows")
-    return 1 if counts["failed"] > params.ANNOTATE_MAX_FAILED * total else 0
+    return 1 if counts["failed"] > params.MAX_FAILED * total else 0
 
 
 def count_statuses(folder: Path) -> Counter:

@@ -174,7 +174,7 @@ def main(config: InferConfig) -> int:
     if progress:
         progress.finish()
     print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) + f" of {len(frame)} rows")
-    return 1 if counts["failed"] > params.ANNOTATE_MAX_FAILED * len(frame) else 0
+    return 1 if counts["failed"] > params.MAX_FAILED * len(frame) else 0
 
 
 def answer_one(config: InferConfig) -> str:

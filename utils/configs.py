@@ -114,7 +114,7 @@ class AnnotateConfig(AskConfig, RunConfig):
         None, "column by which the rows are counted at the end; default: aspect, if there"
     )
     retries: int = setting(params.ANNOTATE_RETRIES, "further tries after an answer that does not fit the schema")
-    max_failed: float = setting(params.ANNOTATE_MAX_FAILED, "share of failed rows above which the exit code is 1")
+    max_failed: float = setting(params.MAX_FAILED, "share of failed rows above which the exit code is 1")
     dry_run: bool = setting(False, "say what there is to ask and what it may cost, and ask nothing")
 
     def __post_init__(self):

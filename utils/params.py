@@ -40,6 +40,7 @@ HARM_LABELS = ("Low", "Medium", "High")
 
 # --- every stage ---
 SEED = 42
+MAX_FAILED = 0.2  # share of rows without a usable answer above which the exit code is 1
 MAX_CELL_CHARS = 20_000  # about 5,000 tokens: a longer cell is a broken quote far more often than a text
 
 # --- models ---
@@ -70,7 +71,6 @@ ANNOTATE_RETRIES = 2  # further tries after an answer that does not fit the sche
 ANNOTATE_PROMPT = "labels-1"
 SAMPLES = 1
 CANARIES = 0
-ANNOTATE_MAX_FAILED = 0.2  # share of rows without a usable answer above which the exit code is 1
 
 # --- agreement.py ---
 PAPER_KAPPA = (0.62, 0.74)  # Fleiss' kappa over the risk categories, arXiv 2404.01399, section 2.1
