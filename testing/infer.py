@@ -179,7 +179,8 @@ def main(config: InferConfig) -> int:
 
 def answer_one(config: InferConfig) -> str:
     if config.baseline or config.engine != "transformers":
-        raise UserError("--baseline and --engine need a file: leave --input_text out")
+        flag = "--baseline" if config.baseline else f"--engine {config.engine}"
+        raise UserError(f"{flag} needs a file: leave --input_text out")
     from utils.rewriting import make_rewriter
 
     ref = choose_model(config)

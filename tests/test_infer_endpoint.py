@@ -70,7 +70,7 @@ def test_what_fails_is_kept_as_failed_and_sets_the_exit_code(ask, server, tmp_pa
         (["--base_model", "smollm2"], "name its model with --model, not --base_model"),
         (["--num_beams", "2"], "takes no --num_beams"),
         (["--max_prompt_tokens", "9"], "takes no --max_prompt_tokens"),
-        (["--input_text", "x"], "need a file"),
+        (["--input_text", "x"], "--engine endpoint needs a file"),
         (["--engine", "transformers", "--model", "x"], "add --engine endpoint"),
         (["--prompt", "no"], "there are rewrite"),
     ],
