@@ -142,7 +142,9 @@ def read(files: list[str], kind: str):
         names = [name for file in files for name in csv.open_csv(file, parse_options=parse).schema.names]
         convert = csv.ConvertOptions(column_types=dict.fromkeys(names, "string"), strings_can_be_null=False)
         return ray.data.read_csv(files, convert_options=convert, parse_options=parse)
-    return ray.data.read_parquet(files) if kind == "parquet" else ray.data.read_json(files, lines=True)
+    if kind == "jsonl":  # line by line: the JSON readers of the libraries make numbers and dates of texts
+        return ray.data.read_text(files).map(lambda line: json.loads(line["text"]))
+    return ray.data.read_parquet(files)
 
 
 def main(config: RayConfig) -> int:
@@ -170,7 +172,8 @@ def main(config: RayConfig) -> int:
 
     environment = {"env_vars": {"PYTHONPATH": str(params.ROOT), "RAY_USAGE_STATS_ENABLED": "0"}}
     # "local": Ray would look for the last cluster on this machine otherwise, and wait for one that is gone
-    start = {"include_dashboard": False} if not config.address else {}
+    # a cluster of one's own is reached from this machine only
+    start = {} if config.address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     ray.init(config.address or "local", log_to_driver=False, runtime_env=environment, **start)
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
     rows = read(files, kind)
@@ -191,6 +194,8 @@ def main(config: RayConfig) -> int:
     written = {"csv": "write_csv", "parquet": "write_parquet", "jsonl": "write_json"}[config.format or kind]
     with whole_folder(output, config.overwrite) as folder:
         getattr(rows, written)(str(folder))
+        for file in folder.glob("*.json"):  # they hold a row a line
+            file.rename(file.with_suffix(".jsonl"))
         counts = count_statuses(folder)
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
         finish_record(record, folder, **details, counts=dict(counts))
