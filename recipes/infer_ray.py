@@ -134,6 +134,7 @@ def input_files(pattern: str) -> tuple[list[str], str]:
 def read(files: list[str], kind: str):
     """A Ray dataset. In a CSV every cell is read as text, as everywhere here; a cell may hold line breaks."""
     import ray
+    from pyarrow.fs import LocalFileSystem  # named, since Ray would try what is not installed to find it out
 
     if kind == "csv":
         from pyarrow import csv
@@ -141,10 +142,10 @@ def read(files: list[str], kind: str):
         parse = csv.ParseOptions(newlines_in_values=True)
         names = [name for file in files for name in csv.open_csv(file, parse_options=parse).schema.names]
         convert = csv.ConvertOptions(column_types=dict.fromkeys(names, "string"), strings_can_be_null=False)
-        return ray.data.read_csv(files, convert_options=convert, parse_options=parse)
+        return ray.data.read_csv(files, filesystem=LocalFileSystem(), convert_options=convert, parse_options=parse)
     if kind == "jsonl":  # line by line: the JSON readers of the libraries make numbers and dates of texts
-        return ray.data.read_text(files).map(lambda line: json.loads(line["text"]))
-    return ray.data.read_parquet(files)
+        return ray.data.read_text(files, filesystem=LocalFileSystem()).map(lambda line: json.loads(line["text"]))
+    return ray.data.read_parquet(files, filesystem=LocalFileSystem())
 
 
 def main(config: RayConfig) -> int:
