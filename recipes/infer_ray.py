@@ -31,7 +31,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
-from testing.infer import ALIASES, choose_model, choose_template, spotter_record
+from testing.infer import ALIASES, choose_model, choose_template, report, spotter_record
 from utils import params
 from utils.configs import InferConfig, setting
 from utils.data import content_id, make_room, require_columns, unique
@@ -201,9 +201,7 @@ def main(config: RayConfig) -> int:
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
         finish_record(record, folder, **details, counts=dict(counts))
     ray.shutdown()
-    total = counts.total()
-    print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) + f" of {total} rows")
-    return 1 if counts["failed"] > params.MAX_FAILED * total else 0
+    return report(output, counts)
 
 
 def count_statuses(folder: Path) -> Counter:

@@ -173,8 +173,14 @@ def main(config: InferConfig) -> int:
     write_table(frame, output)
     if progress:
         progress.finish()
-    print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) + f" of {len(frame)} rows")
-    return 1 if counts["failed"] > params.MAX_FAILED * len(frame) else 0
+    return report(output, counts)
+
+
+def report(output: Path, counts: Counter) -> int:
+    """Says how many rows have which status. Returns the exit code: 1 where too many failed."""
+    rows = counts.total()
+    print(f"{output}: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()) + f" of {rows} rows")
+    return 1 if counts["failed"] > params.MAX_FAILED * rows else 0
 
 
 def answer_one(config: InferConfig) -> str:

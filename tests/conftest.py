@@ -13,6 +13,7 @@ GUARD = str(Path(__file__).parent / "no_network")
 sys.path.insert(0, GUARD)
 import sitecustomize  # noqa: E402, F401  (already imported by Python where PYTHONPATH names it)
 
+from tests.fault_server import Faults, FaultServer  # noqa: E402
 from tests.tiny import make_tiny_model  # noqa: E402
 
 os.environ["PYTHONPATH"] = GUARD + os.pathsep + os.environ.get("PYTHONPATH", "")
@@ -44,6 +45,13 @@ def run_script(*arguments, env=None, stdin=None, cwd=ROOT) -> subprocess.Complet
 @pytest.fixture
 def script():
     return run_script
+
+
+@pytest.fixture
+def server():
+    """An OpenAI-compatible server on this machine that misbehaves on demand."""
+    with FaultServer(Faults()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

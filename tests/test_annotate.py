@@ -8,18 +8,11 @@ import sys
 
 import pytest
 
-from tests.fault_server import Faults, FaultServer
 from utils.data import read_table
 from utils.params import GOLD_FILE, PILOT_FILE, ROOT
 
 SCRIPT = ROOT / "generate_data" / "annotate.py"
 KEY = "canary-key-123"
-
-
-@pytest.fixture
-def server():
-    with FaultServer(Faults()) as server:
-        yield server
 
 
 @pytest.fixture

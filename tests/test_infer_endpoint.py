@@ -4,18 +4,11 @@ import json
 
 import pytest
 
-from tests.fault_server import Faults, FaultServer
 from utils.data import read_table
 from utils.params import ROOT
 from utils.prompts import REWRITE_TEMPLATES
 
 INFER = ROOT / "testing" / "infer.py"
-
-
-@pytest.fixture
-def server():
-    with FaultServer(Faults()) as server:
-        yield server
 
 
 @pytest.fixture

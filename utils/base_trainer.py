@@ -79,7 +79,7 @@ class TokenMeanTrainer(Trainer):
 
     def supervised(self, inputs: Batch) -> torch.Tensor:
         """How many tokens are learned."""
-        raise NotImplementedError
+        return (inputs["labels"] != -100).sum()
 
     def _why_not_finite(self, loss: float, inputs: Batch) -> str:
         """One line: where the numbers went wrong, and what to try."""

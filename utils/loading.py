@@ -6,18 +6,25 @@ from utils.helpers import UserError
 from utils.models import ModelRef, weight_shapes
 
 
+def model_settings(ref: ModelRef):
+    """The configuration of a model that is not loaded."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(ref.path, revision=ref.revision)
+
+
 def load_tokenizer(ref: ModelRef, side: str = "left"):
     """Tokenizer of the adapter or base. `side` is the padding side: left to generate, right to train.
 
     An encoder-decoder gets a chat template here: see `encoder_decoder_template`.
     """
     from jinja2 import TemplateError
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     source = ref.adapter if ref.adapter and (ref.adapter / "tokenizer.json").is_file() else ref.path
     revision = ref.revision if source == ref.path else None
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side=side)
-    if AutoConfig.from_pretrained(ref.path, revision=ref.revision).is_encoder_decoder:
+    if model_settings(ref).is_encoder_decoder:
         tokenizer.padding_side = "right"  # BART counts positions from the first token, padding or not
         tokenizer.chat_template = encoder_decoder_template(tokenizer)
     if tokenizer.chat_template is None:
@@ -58,9 +65,7 @@ def end_tokens(settings, tokenizer) -> set[int]:
 
 def check_kind(ref: ModelRef, encoder_decoder: bool) -> None:
     """Raises UserError for a model of the other kind."""
-    from transformers import AutoConfig
-
-    settings = AutoConfig.from_pretrained(ref.path, revision=ref.revision)
+    settings = model_settings(ref)
     if settings.is_encoder_decoder != encoder_decoder:
         kind, other = "is an encoder-decoder", "training/train_seq2seq.py"
         if encoder_decoder:
@@ -70,20 +75,18 @@ def check_kind(ref: ModelRef, encoder_decoder: bool) -> None:
 
 def stored_dtype(ref: ModelRef) -> str | None:
     """The number type in which a base is stored, by its configuration, such as "float16"."""
-    from transformers import AutoConfig
-
-    dtype = AutoConfig.from_pretrained(ref.path, revision=ref.revision).dtype
+    dtype = model_settings(ref).dtype
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def generation_settings(ref: ModelRef):
     """The GenerationConfig of a model that is not loaded."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     try:
         return GenerationConfig.from_pretrained(ref.path, revision=ref.revision)
     except OSError:  # it comes without one
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(ref.path, revision=ref.revision))
+        return GenerationConfig.from_model_config(model_settings(ref))
 
 
 def load_base(
@@ -97,7 +100,7 @@ def load_base(
         training: the model will be trained, so its 4-bit weights must stay in the layout the backward pass reads.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.integrations.fsdp import is_fsdp_enabled
 
     settings = settings or {}
@@ -105,7 +108,7 @@ def load_base(
     dtype = getattr(torch, settings.get("compute_dtype", "bfloat16"))
     if device == "cpu" and (dtype == torch.float16 or not cpu_has_bf16()):
         dtype = torch.float32  # half precision without hardware for it is slower than single, and float16 overflows
-    two_parts = AutoConfig.from_pretrained(ref.path, revision=ref.revision).is_encoder_decoder
+    two_parts = model_settings(ref).is_encoder_decoder
     on_device = (quantization != "none" or device != "cpu") and not is_fsdp_enabled()  # which places weights itself
     model = (AutoModelForSeq2SeqLM if two_parts else AutoModelForCausalLM).from_pretrained(
         ref.path,

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
@@ -26,9 +25,6 @@ class RewritingTrainer(TokenMeanTrainer, Seq2SeqTrainer):
         if num_items_in_batch is not None:
             loss = loss * (self.supervised(inputs) / num_items_in_batch) * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
-
-    def supervised(self, inputs: Batch) -> torch.Tensor:
-        return (inputs["labels"] != -100).sum()
 
 
 def seq2seq_arguments(config: Seq2SeqConfig, folder: Path) -> Seq2SeqTrainingArguments:
