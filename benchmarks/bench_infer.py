@@ -4,7 +4,6 @@
     python benchmarks/bench_infer.py --base_model models/merged         # a tuned model, which copies most of a text
     python benchmarks/bench_infer.py --parts equal                      # are the texts those of one row at a time?
     python benchmarks/bench_infer.py --parts int8                       # 8-bit products: faster by how much?
-    python benchmarks/bench_infer.py --parts growth                     # 100, 1,000 and 10,000 rows
 
 Systems, all greedy, same prompts, same number type, same limit of new tokens: `one` calls `model.generate` row by row,
 as the published script does; `pipeline` is transformers' text-generation pipeline with batch_size=32; `ours` is
@@ -15,7 +14,6 @@ infer.py --quantization int8 writes. Rows: the embedded test rows, repeated wher
 """
 
 import argparse
-import resource
 import statistics
 import sys
 import time
@@ -146,19 +144,9 @@ def equal(options) -> None:
     print(f"{len(chats) - len(gaps)} of {len(chats)} texts equal; {small} of {len(gaps)} others at a gap below 1e-3")
 
 
-def growth(options) -> None:
-    model, tokenizer = load(options.base_model, "bfloat16")
-    for rows in (100, 1_000, 10_000):
-        start = time.perf_counter()
-        ours(model, tokenizer, chats_of(rows), options.max_new_tokens)
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{rows} rows: {seconds:.0f} s, {rows / seconds:.2f} rows/s, peak {peak:.0f} MB", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["speed", "equal", "int8", "growth"], default=["speed"])
+    parser.add_argument("--parts", nargs="+", choices=["speed", "equal", "int8"], default=["speed"])
     parser.add_argument("--base_model", help="default: the embedded one")
     parser.add_argument("--rows", type=int, default=120)
     parser.add_argument("--max_new_tokens", type=int, default=128)
@@ -167,7 +155,7 @@ def main() -> None:
     setup_process()
     set_seed(0)
     for part in options.parts:
-        {"speed": speed, "equal": equal, "int8": int8, "growth": growth}[part](options)
+        {"speed": speed, "equal": equal, "int8": int8}[part](options)
 
 
 if __name__ == "__main__":

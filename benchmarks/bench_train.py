@@ -2,7 +2,6 @@
 
     python benchmarks/bench_train.py                                   # all cells: about 90 minutes on two cores
     python benchmarks/bench_train.py --quantizations none --instructions shipped --rounds 1
-    python benchmarks/bench_train.py --growth 100 1000 10000           # time and memory as rows grow; a small model
 
 The task is SR-LLM's: an instruction as the system turn, a biased text, its rewriting; LoRA on all linear layers. Three
 systems take turns, each run in a process of its own: `default` is SFTTrainer with its own settings (gradient
@@ -10,9 +9,6 @@ checkpointing on), `tuned` is SFTTrainer with checkpointing off and the fastest 
 trial, `ours` is what train.py builds. Seconds are those of `trainer.train()`, so ours pays for its self-check; the
 validation loss afterwards is computed by the model's own forward pass, for all alike. Finished runs are kept in
 benchmarks/results/train.jsonl, and the table is printed from there: the same command goes on after a stop.
-
-`--growth` runs train.py itself, for one pass over so many rows, on a random Llama of two layers: what remains is the
-work around the model, which must not grow faster than the rows.
 """
 
 import argparse
@@ -186,16 +182,12 @@ def main() -> None:
     parser.add_argument("--instructions", nargs="+", default=["shipped", "8", "32", "128"], help="tokens, or shipped")
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--growth", nargs="+", type=int, help="rows, instead of the cells above")
     parser.add_argument("--run", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     setup_process()
     if options.run:
         system, quantization, length, rows, steps = options.run
         print(json.dumps(run_once(system, quantization, length, int(rows), int(steps))))
-        return
-    if options.growth:
-        growth(options.growth)
         return
     kept = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.is_file() else []
     for length in options.instructions:
@@ -226,46 +218,6 @@ def measure(cell: tuple, options, kept: list[dict]) -> None:
                 keep(
                     kind=name, turn=turn, system=system, peak=matrix_peak(), **in_a_process(system, cell, options.rows)
                 )
-
-
-def growth(counts: list[int]) -> None:
-    """Seconds of training and of the whole script, and its peak memory, for each number of rows."""
-    import tempfile
-
-    from tests.tiny import make_tiny_model
-
-    table = []
-    with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
-        make_tiny_model(work / "model")
-        for rows in counts:
-            text = "".join(
-                f"The rude clerk of office {n} is slow.,The clerk of office {n} is slow.\n" for n in range(rows)
-            )
-            (work / "rows.csv").write_text("biased_text,debiased_text\n" + text)
-            command = [
-                sys.executable,
-                "training/train.py",
-                "--base_model",
-                work / "model",
-                "--input",
-                work / "rows.csv",
-            ]
-            command += ["--output", work / f"out-{rows}", "--epochs", "1", "--report_to", "none", "--validation_share"]
-            command += [str(min(0.1, 100 / rows))]
-            start = time.perf_counter()
-            process = subprocess.Popen([*map(str, command)], cwd=params.ROOT, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            if status:
-                sys.exit(f"{rows} rows: train.py failed")
-            whole = time.perf_counter() - start
-            metrics = json.loads((work / f"out-{rows}" / "metrics.json").read_text())
-            seconds = metrics["train_seconds"]
-            table.append(
-                [rows, metrics["steps"], f"{seconds:.1f}", f"{1000 * seconds / metrics['steps']:.1f}",
-                 f"{whole - seconds:.1f}", f"{usage.ru_maxrss / 1024:.0f}"]
-            )  # fmt: skip
-    print(markdown_table(["rows", "steps", "seconds", "ms a step", "seconds around it", "peak MB"], table))
 
 
 def print_cell(cell: tuple, rows: int, kept: list[dict]) -> None:
