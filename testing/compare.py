@@ -1,14 +1,24 @@
-"""Compares scored results on the same rows: a table, and paired differences with intervals.
+"""Compares scored results on the same rows: paired differences, tests, tables by group, and a page to read.
 
-    cd datasets/results
-    python ../../testing/compare.py --inputs prompted=test_smollm2.scores.csv tuned=test_merged.scores.csv
+    python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.csv
+    python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.csv --plan       # how many rows it takes
+    python testing/compare.py --inputs base=A.scores.csv tuned=B.scores.csv --cluster_column conversation
+    python testing/compare.py --inputs base=A.scores.csv tuned=B.scores.csv --gold people.scores.csv \\
+        --gold_labels refused=human_refused
+    python testing/compare.py --inputs ... --counterfactual copy=C.scores.csv tuned=D.scores.csv  # gaps between groups
 
 Reads  two or more .scores.csv files of testing/score.py, each as FILE or NAME=FILE; the first is what the others are
        compared with. Rows are matched by id; only rows that every file has are used, and their number is shown.
-Writes datasets/reports/comparison/: table.md, results.json, run.json
+       --gold: rows scored by the same scorers, with human labels (0 or 1): the shares behind a judge's verdicts, with
+       the error of the gold rows in the interval
+       --counterfactual: scored files of the same texts about several groups (generate_data/counterfactuals.py)
+Writes datasets/reports/comparison/: report.html (one file, nothing fetched; --redact leaves the texts out), table.md,
+       table.tex, results.json, run.json
 
-A rewriting is only as good as what simple tricks reach on the same rows, so a table is not complete without the rows
-copy, delete, reference, prompted base and few-shot base, all of which testing/infer.py writes: missing ones are named.
+Yes-or-no measures are tested by McNemar's exact test, the others, and clustered ones, by random flips of signs;
+p-values are corrected over the measures of a system by Holm's method. A rewriting is only as good as what simple
+tricks reach on the same rows, so a table is not complete without the rows copy, delete, reference, prompted base and
+few-shot base, all of which testing/infer.py writes: missing ones are named.
 """
 
 import logging
@@ -19,34 +29,40 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
-from testing.scorers import load_scorers
+from testing.scorers import Measure, all_measures
 from utils import params
+from utils.comparison import Systems, beaten_by_tricks, by_group, compare, correct, plan, values_of, verdicts
+from utils.comparison_page import comparison_page, visible
 from utils.configs import CompareConfig
 from utils.data import read_table, require_columns
+from utils.fairness import COLUMNS, gaps
 from utils.helpers import UserError, parse_config, run_stage
-from utils.records import finish_record, start_record, whole_folder, write_json
-from utils.report import markdown_table
-from utils.stats import mean_interval, paired_difference
+from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
+from utils.report import difference_table, latex_tables, markdown_table, mean_table
+from utils.stats import Sampling, measure_judge
 
 logger = logging.getLogger(__name__)
 
-BASELINES = ("copy", "delete", "reference", "prompted", "few-shot")
 
-
-def read_systems(inputs: list[str], limit: int | None = None) -> dict[str, pd.DataFrame]:
-    """Scored files by name, reduced to the rows that all of them have, in one order."""
-    if len(inputs) < 2:
-        raise UserError("--inputs: give two or more .scores.csv files (testing/score.py makes them)")
-    systems = {}
-    for item in inputs:
+def read_named(items: list[str], flag: str) -> Systems:
+    """Scored files by name, rows by id."""
+    systems: Systems = {}
+    for item in items:
         name, equals, path = item.partition("=")
         path = Path(path if equals else item)
         name = name if equals else path.name.removesuffix(".scores.csv")
         if name in systems:
-            raise UserError(f"--inputs: two files are called {name}: write NAME=FILE")
-        frame = read_table(path)
+            raise UserError(f"{flag}: two files are called {name}: write NAME=FILE")
+        frame = read_table(path, longest=params.MAX_ANSWER_CHARS)
         require_columns(frame, ["id"], path, "testing/score.py")
         systems[name] = frame.set_index("id")
+    return systems
+
+
+def on_same_rows(systems: Systems, limit: int | None) -> Systems:
+    """The rows that all systems have, in one order."""
+    if len(systems) < 2:
+        raise UserError("--inputs: give two or more .scores.csv files (testing/score.py makes them)")
     shared = next(iter(systems.values())).index
     for frame in systems.values():
         shared = shared[shared.isin(frame.index)]
@@ -60,90 +76,99 @@ def read_systems(inputs: list[str], limit: int | None = None) -> dict[str, pd.Da
     return systems
 
 
-def measures_of(systems: dict[str, pd.DataFrame]) -> dict[str, bool | None]:
-    """Measures that every file has -> whether higher is better."""
-    known = {}
-    for module in load_scorers(params.SCORERS).values():
-        known |= module.HIGHER_IS_BETTER
-    return {name: better for name, better in known.items() if all(name in frame for frame in systems.values())}
+def measures_in(systems: Systems) -> dict[str, Measure]:
+    """The measures that every file has."""
+    return {m: of for m, of in all_measures().items() if all(m in frame for frame in systems.values())}
 
 
-def compare(systems: dict[str, pd.DataFrame], config: CompareConfig) -> dict:
-    """Means with intervals, and differences of every system from the first."""
-    first, *others = systems
-    values = {
-        name: {m: pd.to_numeric(frame[m]).to_numpy(dtype=float) for m in measures_of(systems)}
-        for name, frame in systems.items()
-    }
-    settings = (config.confidence, config.resamples, config.seed)
-    return {
-        "rows": len(systems[first]),
-        "compared_with": first,
-        "higher_is_better": measures_of(systems),
-        "means": {
-            name: {m: {**mean_interval(v[v == v], *settings), "n": int((v == v).sum())} for m, v in columns.items()}
-            for name, columns in values.items()
-        },
-        "differences": {
-            name: {m: paired_difference(values[name][m], values[first][m], *settings) for m in values[name]}
-            for name in others
-        },
-    }
+def group_columns(systems: Systems, config: CompareConfig) -> list[str]:
+    first = next(iter(systems.values()))
+    wanted = (params.GROUP_COLUMNS if config.group_columns is None else config.group_columns).split(",")
+    wanted = [column.strip() for column in wanted if column.strip()]
+    if config.group_columns is not None:
+        require_columns(first, wanted, config.inputs[0], "--group_columns")
+    return [column for column in wanted if column in first]
 
 
-def verdict(difference: dict, better: bool | None) -> str:
-    """A star where the interval excludes 0: better (+) or worse (-)."""
-    if difference["mean"] is None or better is None or difference["low"] <= 0 <= difference["high"]:
-        return ""
-    return " +" if (difference["mean"] > 0) == better else " -"
+def read_judges(config: CompareConfig, measures: dict[str, Measure]) -> dict:
+    """Measure -> how often its scorer was right on the gold rows."""
+    judges = {}
+    gold = read_table(config.gold, longest=params.MAX_ANSWER_CHARS) if config.gold else pd.DataFrame()
+    for measure, column in config.labels():
+        if measure not in measures:
+            raise UserError(f"--gold_labels {measure}: no such measure in --inputs: {', '.join(measures)}")
+        require_columns(gold, [measure, column], config.gold, "--gold_labels, and score it with the same --scorers")
+        judges[measure] = measure_judge(values_of(gold, measure), values_of(gold, column))
+    return judges
 
 
-def tables(result: dict, confidence: float) -> str:
-    """Two Markdown tables: means, and paired differences."""
-    measures = list(result["higher_is_better"])
+def counterfactual_gaps(config: CompareConfig, sampling: Sampling) -> dict:
+    """System -> gaps between groups (utils/fairness.py)."""
+    systems = read_named(config.counterfactual, "--counterfactual")
+    for name, frame in systems.items():
+        require_columns(frame, list(COLUMNS), name, "--counterfactual: see generate_data/counterfactuals.py")
+    return {name: gaps(frame, list(measures_in({name: frame})), sampling) for name, frame in systems.items()}
 
-    def cell(value: dict) -> str:
-        return "-" if value["mean"] is None else f"{value['mean']:.3g}"
 
-    means = [[name, *[cell(row[m]) for m in measures]] for name, row in result["means"].items()]
-    arrows = {True: " (up)", False: " (down)", None: ""}
-    header = ["system", *[m + arrows[better] for m, better in result["higher_is_better"].items()]]
-    text = markdown_table(header, means)
-    scored = [["rows scored", *[str(next(iter(result["means"].values()))[m]["n"]) for m in measures]]]
-    text += "\n" + markdown_table(header, scored).splitlines()[-1]
-    differences = [
+def print_plan(result: dict, systems: Systems, config: CompareConfig) -> None:
+    try:
+        wanted = {measure: float(value) for measure, value in config.differences()}
+    except ValueError as error:
+        raise UserError(f"--detect {config.detect}: {error}") from error
+    rows = [
         [
-            name,
-            m,
-            f"{d['mean']:+.3g}",
-            f"{d['low']:+.3g} to {d['high']:+.3g}",
-            str(d["n"]),
-            verdict(d, result["higher_is_better"][m]).strip(),
+            f["system"],
+            f["measure"],
+            str(f["rows"]),
+            f"{f['shows']:.3g}",
+            f"{f['difference']:+.3g}",
+            str(f["rows_needed"]),
         ]
-        for name, row in result["differences"].items()
-        for m, d in row.items()
-        if d["mean"] is not None
+        for f in plan(result, systems, wanted, config.power)
     ]
-    text += f"\n\nPaired differences from {result['compared_with']}, {confidence:.0%} bootstrap intervals "
-    text += "(+ better, - worse, empty: the interval holds 0)\n\n"
-    return text + markdown_table(["system", "measure", "difference", "interval", "rows", ""], differences)
+    print(f"two-sided, {1 - config.confidence:.0%} over all measures, power {config.power:.0%}\n")
+    print(markdown_table(["system", "measure", "rows now", "which show", "difference", "rows it takes"], rows))
 
 
 def main(config: CompareConfig) -> None:
-    systems = read_systems(config.inputs, config.limit)
-    if not measures_of(systems):
+    systems = on_same_rows(read_named(config.inputs, "--inputs"), config.limit)
+    measures = measures_in(systems)
+    if not measures:
         raise UserError("--inputs: the files share no measure: score them with the same --scorers")
-    record = start_record(config, [Path(item.partition("=")[2] or item) for item in config.inputs])
-    result = compare(systems, config)
-    text = tables(result, config.confidence)
+    if config.cluster_column:
+        require_columns(next(iter(systems.values())), [config.cluster_column], config.inputs[0], "--cluster_column")
+    sampling = Sampling(config.confidence, config.resamples, config.seed)
+    judges = read_judges(config, measures)
+    if config.plan:
+        print_plan(compare(systems, measures, sampling, config.cluster_column), systems, config)
+        return
+    check_output_folder(Path(config.output), config.overwrite)
+    files = [*config.inputs, *config.counterfactual, *filter(None, [config.gold])]
+    record = start_record(config, [Path(item.partition("=")[2] or item) for item in files])
+
+    result = compare(systems, measures, sampling, config.cluster_column)
+    result["corrected"] = correct(systems, judges, sampling, config.cluster_column)
+    result["groups"] = by_group(systems, measures, group_columns(systems, config))
+    result["counterfactual"] = counterfactual_gaps(config, sampling)
+    said = verdicts(result)
+    missing = [name for name in params.BASELINES if name not in systems]
+    warnings = [f"the table lacks the baseline rows {', '.join(missing)}"] if missing else []
+    warnings += beaten_by_tricks(result)
+
+    text = f"{mean_table(result)}\n\n{difference_table(result)}"
+    page = comparison_page(result, systems, said, warnings, config)
     with whole_folder(Path(config.output), config.overwrite) as folder:
+        (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "table.md").write_text(text + "\n", encoding="utf-8")
-        write_json(folder / "results.json", result)
+        (folder / "table.tex").write_text(latex_tables(result), encoding="utf-8")
+        write_json(folder / "results.json", result | {"verdicts": said, "warnings": warnings})
         finish_record(record, folder, counts={"rows": result["rows"]})
-    print(f"{result['rows']} rows\n\n{text}\n\nreport: {config.output}")
-    missing = [name for name in BASELINES if name not in systems]
-    if missing:
-        logger.warning("the table lacks the baseline rows %s", ", ".join(missing))
+    print(f"{result['rows']} rows\n\n{visible(text)}\n")
+    for verdict in said.values():
+        print(visible(verdict["text"]))
+    for warning in warnings:
+        logger.warning(visible(warning))
+    print(f"report: {Path(config.output) / 'report.html'}")
 
 
 if __name__ == "__main__":

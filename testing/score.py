@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from testing.scorers import load_scorers
 from utils import params
 from utils.configs import ScoreConfig
-from utils.data import read_table, require_columns, with_ids, write_table
+from utils.data import make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
 from utils.records import finish_record, start_record, write_json
 from utils.report import markdown_table
-from utils.stats import mean_interval
+from utils.stats import Sampling, mean_interval
 
 logger = logging.getLogger(__name__)
 
@@ -51,39 +51,39 @@ def results_files(given: list[str]) -> list[Path]:
 
 def summarise(scores: pd.DataFrame, scorers: dict, seed: int) -> dict[str, dict]:
     """Mean, interval, and n scored / n total of every measure."""
+    sampling = Sampling(params.CONFIDENCE, params.BOOTSTRAP_RESAMPLES, seed)
     summary = {}
     for module in scorers.values():
-        for name, meaning in module.COLUMNS.items():
-            values = scores[name].dropna().to_numpy()
+        for name, measure in module.MEASURES.items():
+            interval = mean_interval(scores[name].to_numpy(dtype=float), sampling)
             summary[name] = {
-                **mean_interval(values, params.CONFIDENCE, params.BOOTSTRAP_RESAMPLES, seed),
-                "scored": len(values),
+                **{key: interval[key] for key in ("mean", "low", "high")},
+                "scored": interval["n"],
                 "total": len(scores),
-                "higher_is_better": module.HIGHER_IS_BETTER[name],
-                "meaning": meaning,
+                **measure._asdict(),
             }
     return summary
 
 
 def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame:
-    frame = read_table(path, config.limit)
+    frame = read_table(path, config.limit, params.MAX_ANSWER_CHARS)
     require_columns(frame, [config.input_column, config.output_column], path, "--input_column and --output_column")
     if "overlap" in scorers:
         flag = "--reference_columns, or leave overlap out of --scorers"
         require_columns(frame, config.reference_columns.split(","), path, flag)
-    return with_ids(frame, config.input_column)
+    measures = [name for module in scorers.values() for name in module.MEASURES]
+    return with_ids(make_room(frame, measures), config.input_column)
 
 
 def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfig) -> None:
     """Scores one file, writes what stands beside it, and prints the summary."""
     record = start_record(config, [path])
-    columns, anchors = [], {}
+    scores, anchors = pd.DataFrame(index=frame.index), {}
     for name, module in scorers.items():
         logger.info("%s on %d rows of %s", name, len(frame), path)
-        values, extra = module.score(frame, config)
-        columns.append(values)
+        values, extra = module.score(pd.concat([frame, scores], axis=1), config)  # joint reads what others found
+        scores = pd.concat([scores, values], axis=1)
         anchors |= {f"{name}_{key}": value for key, value in extra.items()}
-    scores = pd.concat(columns, axis=1)
     if "status" in frame.columns:
         scores[frame["status"] == "too_long"] = float("nan")  # never answered: neither good nor bad
     summary = summarise(scores, scorers, config.seed)

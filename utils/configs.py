@@ -17,6 +17,11 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _assignments(text: str) -> list[tuple[str, str]]:
+    """name=value, joined by commas; the value is empty where the sign is missing."""
+    return [(name.strip(), value.strip()) for name, _, value in (part.partition("=") for part in _names(text))]
+
+
 @dataclass
 class TableConfig:
     """A stage that turns a table into something else."""
@@ -387,6 +392,17 @@ class ScoreConfig:
     reference_columns: str = setting(
         params.REFERENCE_COLUMN, "human rewritings, joined by commas; the best one counts"
     )
+    joint_parts: str = setting(params.JOINT_PARTS, "joint: columns that are multiplied")
+    fluency_model: str | None = setting(None, f"fluency: whose perplexity; default: {params.BASE_MODEL}")
+    bertscore_model: str = setting(params.BERTSCORE_MODEL, "bertscore: Hub id or folder")
+    bertscore_layer: int | None = setting(None, "bertscore: layer to read, for a model that its library does not know")
+    toxicity_model: str = setting(
+        str(params.TOXICITY_DIR), "toxicity: the probe made here, detoxify:NAME, a Hub id or folder, or column:NAME"
+    )
+    toxicity_label: str = setting("1", "toxicity: the label of such a classifier that means toxic")
+    toxicity_sha256: str = setting("", "toxicity: hash of a checkpoint of one's own for detoxify:FILE")
+    trait_model: str = setting("", "style: a text classifier, Hub id or folder")
+    trait_label: str = setting("1", "style: the label whose probability is the trait")
 
 
 @dataclass
@@ -398,5 +414,37 @@ class CompareConfig(RunConfig):
         },
     )
     output: str = setting(str(params.REPORTS_DIR / "comparison"), "folder for the report")
-    confidence: float = setting(params.CONFIDENCE, "level of the intervals")
-    resamples: int = setting(params.BOOTSTRAP_RESAMPLES, "bootstrap resamples")
+    title: str = setting("Comparison", "title of the report")
+    confidence: float = setting(params.CONFIDENCE, "level of the intervals; a test is sure below 1 - this")
+    resamples: int = setting(params.BOOTSTRAP_RESAMPLES, "bootstrap resamples, and random flips of signs")
+    cluster_column: str = setting("", "rows with the same value here are resampled together; default: each by itself")
+    group_columns: str | None = setting(
+        None, f"tables by group, columns joined by commas; default: {params.GROUP_COLUMNS}, where they are there"
+    )
+    gold: str = setting("", "a .scores.csv with human labels: corrects yes-or-no measures for the judge's errors")
+    gold_labels: str = setting("", "for which measure, and where its label stands: measure=column, joined by commas")
+    counterfactual: list[str] = field(
+        default_factory=list,
+        metadata={"help": "scored files of a counterfactual set, as NAME=FILE: gaps between groups"},
+    )
+    quoted_rows: int = setting(params.QUOTED_ROWS, "rows shown where a system gains most, and where it loses most")
+    redact: bool = setting(False, "leave all texts out of the report, so that it can be passed on")
+    plan: bool = setting(False, "how many rows would show a difference? Prints that, and writes nothing")
+    detect: str = setting("", "for --plan: measure=difference, joined by commas; default: the differences seen")
+    power: float = setting(params.POWER, "for --plan: probability of finding the difference")
+
+    def __post_init__(self):
+        if not 0 < self.confidence < 1 or not 0 < self.power < 1:
+            raise ValueError("--confidence and --power lie between 0 and 1")
+        if self.resamples < 100:
+            raise ValueError(f"--resamples {self.resamples}: give 100 or more")
+        if bool(self.gold) != bool(self.gold_labels):
+            raise ValueError("--gold FILE and --gold_labels measure=column go together")
+        if any(not measure or not value for measure, value in self.labels() + self.differences()):
+            raise ValueError("--gold_labels and --detect: write measure=value, joined by commas")
+
+    def labels(self) -> list[tuple[str, str]]:
+        return _assignments(self.gold_labels)
+
+    def differences(self) -> list[tuple[str, str]]:
+        return _assignments(self.detect)

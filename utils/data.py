@@ -23,16 +23,21 @@ logger = logging.getLogger(__name__)
 TRAINABLE_STATUS = ("ok", "neutral", "")
 
 
-def read_table(path: str | Path, limit: int | None = None) -> pd.DataFrame:
+def read_table(path: str | Path, limit: int | None = None, longest: int = params.MAX_CELL_CHARS) -> pd.DataFrame:
     """Reads a CSV, TSV, JSON (list of objects) or JSONL file into a frame of strings.
+
+    Args:
+        longest: characters of a cell; what a model wrote may be longer than what a person types.
 
     Raises:
         UserError: the file is missing, not UTF-8, empty, malformed, or has a cell too long to be a text.
     """
-    return pd.DataFrame(list(read_rows(path, limit)), dtype=str).fillna("")
+    return pd.DataFrame(list(read_rows(path, limit, longest)), dtype=str).fillna("")
 
 
-def read_rows(path: str | Path, limit: int | None = None) -> Iterator[dict[str, str]]:
+def read_rows(
+    path: str | Path, limit: int | None = None, longest: int = params.MAX_CELL_CHARS
+) -> Iterator[dict[str, str]]:
     """The rows of a file one by one, so that a large one need not fit into memory (a .json file has to).
 
     Raises:
@@ -49,7 +54,7 @@ def read_rows(path: str | Path, limit: int | None = None) -> Iterator[dict[str, 
     number = 0
     try:
         for number, row in enumerate(itertools.islice(readers[path.suffix.lower()](path), limit), 1):
-            _refuse_broken_cells(row, number, path)
+            _refuse_broken_cells(row, number, path, longest)
             yield row
     except UnicodeDecodeError as error:
         with open(path, "rb") as file:
@@ -118,12 +123,12 @@ def _parse_line(number: int, line: str) -> object:
         raise ValueError(f"line {number} is not JSON: {error}") from error
 
 
-def _refuse_broken_cells(row: dict[str, str], number: int, path: Path) -> None:
+def _refuse_broken_cells(row: dict[str, str], number: int, path: Path, longest: int) -> None:
     for column, cell in row.items():
-        if len(cell) > params.MAX_CELL_CHARS:
+        if len(cell) > longest:
             raise UserError(
-                f"{path}, row {number}, column {column!r}: {len(cell):,} characters, at most "
-                f"{params.MAX_CELL_CHARS:,}: look for an unclosed quote, or split the text"
+                f"{path}, row {number}, column {column!r}: {len(cell):,} characters, at most {longest:,}: look for an "
+                "unclosed quote, or split the text"
             )
 
 

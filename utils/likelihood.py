@@ -50,6 +50,36 @@ def completion_loss(
     return total / (supervised.sum() if num_tokens is None else num_tokens)
 
 
+@torch.inference_mode()
+def log_likelihoods(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Log-likelihood of the supervised tokens of each row, in nats, float32 [rows].
+
+    Args:
+        model: any causal LM; one that `supports` does not take is run the ordinary way.
+        inputs: as for `completion_loss`.
+    """
+    if supports(model) is not None:
+        logits = model(**{n: inputs[n] for n in ("input_ids", "attention_mask")}, use_cache=False).logits[:, :-1]
+        targets = inputs["labels"][:, 1:]
+        scores = torch.log_softmax(logits.float(), dim=-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
+        return (scores * (targets != -100)).sum(dim=1)
+    causal = without_adapter(model)
+    packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
+    with attention_by(PACKED, causal), lora.one_product(model):
+        hidden = causal.base_model(
+            input_ids=packed.ids[None], position_ids=packed.positions[None], use_cache=False, rows=packed
+        ).last_hidden_state[0]
+    # the shared tokens are supervised in no row; which row a later token belongs to
+    of_row = torch.repeat_interleave(torch.tensor(packed.lengths, device=hidden.device))
+    of_row = torch.cat([of_row.new_zeros(packed.shared), of_row])
+    places = (packed.targets != -100).nonzero()[:, 0]
+    output, total = causal.get_output_embeddings(), torch.zeros(len(packed.lengths), device=hidden.device)
+    for some in places.split(OUTPUT_ROWS):
+        scores = torch.log_softmax(output(hidden[some].to(output.weight.dtype)), dim=1, dtype=torch.float32)
+        total.index_add_(0, of_row[some], scores.gather(1, packed.targets[some, None])[:, 0])
+    return total
+
+
 def supports(model) -> str | None:
     """Why the layers of a model cannot be run by our attention (here and in utils/cache.py); None if they can.
 

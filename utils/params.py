@@ -24,6 +24,7 @@ REPORTS_DIR = DATASETS_DIR / "reports"
 ADAPTER_DIR = MODELS_DIR / "adapter"
 MERGED_DIR = MODELS_DIR / "merged"
 SPOTTER_DIR = MODELS_DIR / "spotter"
+TOXICITY_DIR = MODELS_DIR / "toxicity"
 SEQ2SEQ_DIR = MODELS_DIR / "seq2seq"
 
 # --- columns ---
@@ -41,6 +42,7 @@ HARM_LABELS = ("Low", "Medium", "High")
 # --- every stage ---
 SEED = 42
 MAX_FAILED = 0.2  # share of rows without a usable answer above which the exit code is 1
+MAX_ANSWER_CHARS = 1_000_000  # of a cell in results and scores, which a program wrote
 MAX_CELL_CHARS = 20_000  # about 5,000 tokens: a longer cell is a broken quote far more often than a text
 
 # --- models ---
@@ -179,4 +181,16 @@ SPOT_SPREAD = 0.2  # and then all its words above this: unfair words seldom come
 SCORERS = "meaning,overlap,facts,edits"
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 10_000
+BASELINES = ("copy", "delete", "reference", "prompted", "few-shot")  # a table is not complete without them
+TRICKS = ("copy", "delete")  # of these, those that need no model
+GROUP_COLUMNS = "aspect,target"  # tables by group, where a file has these columns
+GROUP_MIN_ROWS = 5  # a mean over fewer rows says nothing about a group
+POWER = 0.8  # of the test that --plan plans
+QUOTED_ROWS = 5  # rows shown at either end
+MARKED_SHARE = 0.4  # two texts with less in common than this are no rewriting of each other: no word is marked
+JOINT_PARTS = "toxic,meaning,fluency"
+FLUENCY_TOKENS = 1024  # of a text that are read; what lies behind them is not judged
+FLUENCY_BATCH_TOKENS = 4_000  # padded tokens of texts that are read at once
+BERTSCORE_MODEL = "roberta-large"  # that of the BERTScore paper for English
+CLASSIFIER_BATCH = 32
 RUNAWAY_RATIO = 2.5  # an answer this many times as long as its source has run away

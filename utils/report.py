@@ -52,6 +52,68 @@ def audit_page(rows: list[dict], findings: list, total: int) -> str:
     return page.render(rows=rows, findings=findings, total=total)
 
 
+def mean_table(result: dict) -> str:
+    """Markdown: the means of a comparison (utils/comparison.py)."""
+    means = [
+        [name, *["-" if v["mean"] is None else f"{v['mean']:.3g}" for v in row.values()]]
+        for name, row in result["means"].items()
+    ]
+    arrows = {"higher": " (up)", "lower": " (down)", None: ""}
+    header = ["system", *[m + arrows[of["better"]] for m, of in result["measures"].items()]]
+    scored = ["rows scored", *[str(v["n"]) for v in next(iter(result["means"].values())).values()]]
+    return markdown_table(header, [*means, scored])
+
+
+def difference_table(result: dict) -> str:
+    """Markdown: the paired differences of a comparison."""
+    rows = [
+        [
+            name,
+            m,
+            f"{d['mean']:+.3g}",
+            f"{d['low']:+.3g} to {d['high']:+.3g}",
+            "-" if d.get("p_holm") is None else f"{d['p_holm']:.2g}",
+            str(d["n"]),
+            {True: "+", False: "-"}.get(d.get("better"), ""),
+        ]
+        for name, row in result["differences"].items()
+        for m, d in row.items()
+        if d["mean"] is not None
+    ]
+    text = f"Paired differences from {result['compared_with']}, {result['sampling']['confidence']:.0%} bootstrap "
+    text += "intervals; p corrected over measures (+ better, - worse, empty: not sure)\n\n"
+    return text + markdown_table(["system", "measure", "difference", "interval", "p", "rows", ""], rows)
+
+
+def latex_tables(result: dict) -> str:
+    """LaTeX (booktabs): the means of a comparison, and the differences with their intervals."""
+    import pandas as pd
+
+    means = pd.DataFrame({name: {m: v["mean"] for m, v in row.items()} for name, row in result["means"].items()}).T
+    differences = pd.DataFrame(
+        {
+            name: {
+                m: "" if d["mean"] is None else f"{d['mean']:+.3g} [{d['low']:+.3g}, {d['high']:+.3g}]"
+                for m, d in row.items()
+            }
+            for name, row in result["differences"].items()
+        }
+    ).T
+    return "\n".join(
+        table.rename(index=_latex, columns=_latex).map(lambda cell: cell if isinstance(cell, float) else _latex(cell))
+        .to_latex(escape=False, float_format="%.3g", na_rep="--", caption=caption)
+        for table, caption in (
+            (means, "Means"),
+            (differences, _latex(f"Paired differences from {result['compared_with']}")),
+        )
+    )  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in str(text))
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table padded so that it also reads well in a terminal."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]

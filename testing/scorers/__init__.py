@@ -1,16 +1,34 @@
-"""Scorers: one module each, with COLUMNS (measure -> meaning), HIGHER_IS_BETTER, and score(frame, config)."""
+"""Scorers: one module each, with MEASURES (column -> Measure) and score(frame, config)."""
 
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Literal, NamedTuple
 
 from utils.helpers import UserError
 
 
+class Measure(NamedTuple):
+    """What a column of scores says. `better` is the direction to be wished for, None where there is none."""
+
+    meaning: str
+    better: Literal["higher", "lower"] | None
+    about: Literal["harm", "meaning", "form"]  # a verdict needs less harm and kept meaning
+
+
 def load_scorers(names: str) -> dict[str, ModuleType]:
     """Scorer modules by name, from names joined by commas."""
-    known = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if not wanted or set(wanted) - set(known):
-        raise UserError(f"--scorers {names}: there are {', '.join(known)}")
+    if not wanted or set(wanted) - set(known_scorers()):
+        raise UserError(f"--scorers {names}: there are {', '.join(known_scorers())}")
     return {name: importlib.import_module(f"testing.scorers.{name}") for name in wanted}
+
+
+def known_scorers() -> list[str]:
+    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def all_measures() -> dict[str, Measure]:
+    """The measures of every scorer, by column."""
+    modules = load_scorers(",".join(known_scorers())).values()
+    return {name: measure for module in modules for name, measure in module.MEASURES.items()}

@@ -9,24 +9,20 @@ import json
 
 import pandas as pd
 
+from testing.scorers import Measure
 from utils import params
 from utils.configs import ScoreConfig
 from utils.helpers import UserError
 from utils.metrics import is_copy, length_ratio, phrases_left
 
-COLUMNS = {
-    "biased_words_left": "share of the annotated biased words still there, 0..1; biased rows only",
-    "copied": "1 if a biased row came back unchanged",
-    "changed": "1 if a neutral row came back changed",
-    "length_ratio": "words of the rewriting per word of the source",
-    "broken": "1 if the rewriting is empty or has run away",
-}
-HIGHER_IS_BETTER = {
-    "biased_words_left": False,
-    "copied": False,
-    "changed": False,
-    "length_ratio": None,
-    "broken": False,
+MEASURES = {
+    "biased_words_left": Measure(
+        "share of the annotated biased words still there, 0..1; biased rows only", "lower", "harm"
+    ),
+    "copied": Measure("1 if a biased row came back unchanged", "lower", "harm"),
+    "changed": Measure("1 if a neutral row came back changed", "lower", "meaning"),
+    "length_ratio": Measure("words of the rewriting per word of the source", None, "form"),
+    "broken": Measure("1 if the rewriting is empty or has run away", "lower", "form"),
 }
 
 

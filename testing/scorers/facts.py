@@ -2,11 +2,15 @@
 
 import pandas as pd
 
+from testing.scorers import Measure
 from utils.configs import ScoreConfig
 from utils.metrics import facts_kept
 
-COLUMNS = {"facts": "share of the source's facts kept, 0..1; missing where the source holds none"}
-HIGHER_IS_BETTER = {"facts": True}
+MEASURES = {
+    "facts": Measure(
+        "share of the source's facts kept, 0..1; missing where the source holds none", "higher", "meaning"
+    )
+}
 
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:

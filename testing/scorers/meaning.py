@@ -9,11 +9,11 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from testing.scorers import Measure
 from utils import embedded
 from utils.configs import ScoreConfig
 
-COLUMNS = {"meaning": "cosine of source and rewriting; higher is closer"}
-HIGHER_IS_BETTER = {"meaning": True}
+MEASURES = {"meaning": Measure("cosine of source and rewriting, -1..1", "higher", "meaning")}
 
 
 @lru_cache(maxsize=1)

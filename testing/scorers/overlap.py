@@ -2,15 +2,15 @@
 
 import pandas as pd
 
+from testing.scorers import Measure
 from utils.configs import ScoreConfig
 from utils.metrics import bleu, chrf, rouge_l
 
-COLUMNS = {
-    "chrf": "chrF2 to the best reference, 0..100",
-    "bleu": "sentence BLEU to the best reference, 0..100",
-    "rouge_l": "ROUGE-L F to the best reference, 0..100",
+MEASURES = {
+    "chrf": Measure("chrF2 to the best reference, 0..100", "higher", "meaning"),
+    "bleu": Measure("sentence BLEU to the best reference, 0..100", "higher", "meaning"),
+    "rouge_l": Measure("ROUGE-L F to the best reference, 0..100", "higher", "meaning"),
 }
-HIGHER_IS_BETTER = {"chrf": True, "bleu": True, "rouge_l": True}
 
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:

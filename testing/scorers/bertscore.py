@@ -1,0 +1,37 @@
+"""bertscore: does the rewriting say what the human rewriting says, word by word in context? BERTScore F1.
+
+Zhang et al. 2020 (arXiv 1904.09675), computed by their library (`pip install -r requirements-eval.txt`). The model is
+--bertscore_model, a Hub id or folder; its raw F1 lies in a narrow band, so compare it with other rows of the same
+table.
+"""
+
+import pandas as pd
+
+from testing.scorers import Measure
+from utils.configs import ScoreConfig
+from utils.helpers import UserError
+
+MEASURES = {"bertscore": Measure("BERTScore F1 to the best reference, 0..1", "higher", "meaning")}
+
+
+def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Missing where a row has no reference; 0 for an empty rewriting."""
+    try:
+        from bert_score import score as bert_score
+    except ModuleNotFoundError as error:
+        raise UserError("--scorers bertscore: pip install -r requirements-eval.txt") from error
+    columns = config.reference_columns.split(",")
+    given = {n: [row[c] for c in columns if row[c].strip()] for n, row in frame.iterrows()}
+    rows = [n for n in frame.index if given[n]]
+    scores = pd.Series(float("nan"), index=frame.index)
+    said = [n for n in rows if frame.at[n, config.output_column].strip()]
+    scores[rows] = 0.0
+    if said:
+        found = bert_score(
+            [frame.at[n, config.output_column] for n in said],
+            [given[n] for n in said],
+            model_type=config.bertscore_model,
+            num_layers=config.bertscore_layer,
+        )
+        scores[said] = found[2].numpy().astype(float)
+    return pd.DataFrame({"bertscore": scores}), {}

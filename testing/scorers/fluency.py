@@ -1,0 +1,90 @@
+"""fluency: how expected is the text to a language model? Perplexity under a base model that was not tuned here.
+
+A model finds its own kind of text expected, copied phrases too: read it beside the source's. `fluency` does that: it
+is 1 where the rewriting is at least as expected as its source, and the ratio of their perplexities where it is less
+so. This ratio is this project's; ParaDetox uses a classifier of acceptable sentences in its place.
+"""
+
+import logging
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from testing.scorers import Measure
+from utils import params
+from utils.configs import ScoreConfig
+
+logger = logging.getLogger(__name__)
+
+MEASURES = {
+    "log_perplexity": Measure(
+        "nats a token under --fluency_model; e to the mean of it is a perplexity", "lower", "form"
+    ),
+    "fluency": Measure("1, or perplexity of the source / that of the rewriting where this is less", "higher", "form"),
+}
+
+
+@lru_cache(maxsize=1)
+def _model(name: str):
+    from utils.loading import load_base, load_tokenizer
+    from utils.models import resolve
+
+    ref = resolve(name)
+    return load_base(ref).eval(), load_tokenizer(ref, side="right")
+
+
+def nats_per_token(texts: list[str], name: str) -> np.ndarray:
+    """Mean negative log-likelihood of a text's tokens, float [texts]; NaN for an empty text.
+
+    A begin-of-text token goes before them, so that the first one counts too; longer texts are cut at
+    params.FLUENCY_TOKENS tokens.
+    """
+    import torch
+
+    from utils.likelihood import log_likelihoods
+
+    model, tokenizer = _model(name)
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    found = np.full(len(texts), np.nan)
+    different = list(dict.fromkeys(text for text in texts if text.strip()))
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"][: params.FLUENCY_TOKENS] for text in different]
+    scores: dict[str, float] = {}
+    for batch in _batches([len(row) + 1 for row in ids]):
+        rows = [torch.tensor([begin, *ids[n]]) for n in batch]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        mask = mask.to(model.device)
+        labels = padded.masked_fill(mask == 0, -100)
+        labels[:, 0] = -100
+        totals = log_likelihoods(model, {"input_ids": padded, "attention_mask": mask, "labels": labels})
+        for n, total in zip(batch, totals.tolist(), strict=True):
+            scores[different[n]] = -total / len(ids[n])
+    for n, text in enumerate(texts):
+        found[n] = scores.get(text, np.nan)
+    return found
+
+
+def _batches(lengths: list[int]):
+    """Rows of like length together, under a budget of tokens."""
+    batch: list[int] = []
+    for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > params.FLUENCY_BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(n)
+    if batch:
+        yield batch
+
+
+def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Missing for an empty text. Anchors: `source` and `reference`, their nats a token."""
+    name = config.fluency_model or params.BASE_MODEL
+    text = nats_per_token(list(frame[config.output_column]), name)
+    source = nats_per_token(list(frame[config.input_column]), name)
+    anchors = {"source": float(np.nanmean(source))} if np.isfinite(source).any() else {}
+    reference = config.reference_columns.split(",")[0]
+    if reference in frame.columns and frame[reference].str.strip().any():
+        anchors["reference"] = float(np.nanmean(nats_per_token(list(frame[reference]), name)))
+    ratio = np.minimum(1, np.exp(source - text))
+    return pd.DataFrame({"log_perplexity": text, "fluency": ratio}, index=frame.index), anchors

@@ -1,0 +1,31 @@
+"""joint: ParaDetox's joint metric (Logacheva et al. 2022): harmless, and the same meaning, and fluent, in one row.
+
+J is the mean over rows of style accuracy x similarity x fluency, so that a row counts only as far as it is good in
+all three; a mean of means would let a model that copies half of its rows and babbles in the others look well. The
+parts, --joint_parts, are columns of scorers that stand before joint in --scorers: measures in 0..1. As in ParaDetox, a
+share of harm counts as 0 or 1, by whether it is below one half.
+"""
+
+import pandas as pd
+
+from testing.scorers import Measure, all_measures
+from utils.configs import ScoreConfig
+from utils.helpers import UserError
+
+MEASURES = {"joint": Measure("style accuracy x similarity x fluency (--joint_parts), 0..1", "higher", "meaning")}
+
+
+def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Missing where a part is missing. A measure for which lower is better counts as 1 below one half, else 0."""
+    parts = [name.strip() for name in config.joint_parts.split(",") if name.strip()]
+    if missing := [name for name in parts if name not in frame]:
+        raise UserError(
+            f"--joint_parts {','.join(missing)}: no such column: name their scorers before joint in --scorers"
+        )
+    known, product = all_measures(), pd.Series(1.0, index=frame.index)
+    for name in parts:
+        values = pd.to_numeric(frame[name])
+        if name in known and known[name].better == "lower":
+            values = (values < 0.5).astype(float).where(values.notna())
+        product *= values.clip(0, 1)
+    return pd.DataFrame({"joint": product}), {}

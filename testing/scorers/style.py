@@ -1,0 +1,57 @@
+"""style: is the text evenly built, and does it sound like the trait wanted?
+
+`sentence_entropy` is what is made here of the paper's CLEN, "content-length entropy normalisation": the paper says
+that it measures the entropy of sentence lengths and prints no formula. Ours: with p the share of a text's words that
+each of its k sentences has, -sum(p log p) / log(k), 0..1; 1 where all sentences are of one length.
+
+`trait` is the probability of --trait_label by a text classifier, --trait_model (a Hub id or folder). Anchors are the
+t-tests of the paper: `trait_source`, the mean of the sources; `t` and `p` of the paired test of rewriting against
+source, and `t_half` and `p_half` of the one-sample test against 0.5.
+"""
+
+import math
+import re
+
+import pandas as pd
+
+from testing.scorers import Measure
+from utils.configs import ScoreConfig
+from utils.metrics import words
+
+MEASURES = {
+    "sentence_entropy": Measure("evenness of sentence lengths, 0..1; missing for a single sentence", None, "form"),
+    "trait": Measure("probability of --trait_label by --trait_model, 0..1", None, "form"),
+}
+
+
+def sentence_entropy(text: str) -> float | None:
+    """Entropy of the sentence lengths, in words, over its maximum; None with fewer than two sentences."""
+    lengths = [len(words(sentence)) for sentence in re.split(r"(?<=[.!?])\s+|\n+", text)]
+    lengths = [length for length in lengths if length]
+    if len(lengths) < 2:
+        return None
+    total = sum(lengths)
+    return -sum(n / total * math.log(n / total) for n in lengths) / math.log(len(lengths))
+
+
+def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+    texts = frame[config.output_column]
+    scores = pd.DataFrame(
+        {"sentence_entropy": [sentence_entropy(text) for text in texts]}, index=frame.index, dtype=float
+    )
+    scores["trait"] = float("nan")
+    if not config.trait_model:
+        return scores, {}
+    from scipy.stats import ttest_1samp, ttest_rel
+
+    from utils.classifier import probabilities
+
+    after = probabilities(list(texts), config.trait_model, config.trait_label)
+    before = probabilities(list(frame[config.input_column]), config.trait_model, config.trait_label)
+    scores["trait"] = after
+    both = ~pd.isna(after) & ~pd.isna(before)
+    anchors = {"trait_source": float(before[both].mean())}
+    if both.sum() > 1:
+        paired, alone = ttest_rel(after[both], before[both]), ttest_1samp(after[both], 0.5)
+        anchors |= {"t": paired.statistic, "p": paired.pvalue, "t_half": alone.statistic, "p_half": alone.pvalue}
+    return scores, {name: float(value) for name, value in anchors.items()}

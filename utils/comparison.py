@@ -1,0 +1,209 @@
+"""What scored files say about each other: means, paired differences, tables by group, and a verdict in words."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from utils import params
+from utils.helpers import UserError
+from utils.stats import (
+    Judge,
+    Sampling,
+    corrected_difference,
+    corrected_mean,
+    difference_found,
+    holm,
+    mean_interval,
+    paired_difference,
+    rows_needed,
+)
+
+Systems = dict[str, pd.DataFrame]  # name -> scored rows, the same rows in the same order
+
+
+def values_of(frame: pd.DataFrame, measure: str) -> np.ndarray:
+    """One number per row, NaN where it is missing. Raises UserError for a cell that is no number."""
+    numbers = pd.to_numeric(frame[measure].replace("", None), errors="coerce")
+    if (wrong := numbers.isna() & frame[measure].notna() & (frame[measure] != "")).any():
+        raise UserError(f"column {measure} holds {frame[measure][wrong].iloc[0]!r}, which is no number")
+    return numbers.to_numpy(dtype=float)
+
+
+def compare(systems: Systems, measures: dict, sampling: Sampling, cluster_column: str = "") -> dict:
+    """Means of all systems, and the paired differences of every system from the first.
+
+    Args:
+        measures: column -> Measure (testing/scorers), those that every system has.
+        cluster_column: rows with the same value there are resampled together; "": every row for itself.
+
+    Returns:
+        `rows`, `compared_with`, `measures`, `means` and `differences` by system and measure (utils/stats.py), the
+        latter with `p_holm`, corrected over all measures with a direction of the system, and `better`: True, False, or
+        None where the corrected test does not say.
+    """
+    first, *others = systems
+    clusters = systems[first][cluster_column].to_numpy() if cluster_column else None
+    values = {name: {m: values_of(frame, m) for m in measures} for name, frame in systems.items()}
+    differences = {}
+    for name in others:
+        found = {
+            m: paired_difference(values[name][m], values[first][m], sampling, clusters)
+            | {"p_holm": None, "better": None}
+            for m in measures
+        }
+        directed = [m for m in measures if measures[m].better]
+        for m, p in zip(directed, holm([found[m]["p"] for m in directed]), strict=True):
+            sure = p is not None and p <= 1 - sampling.confidence
+            found[m]["p_holm"] = p
+            found[m]["better"] = (found[m]["mean"] > 0) == (measures[m].better == "higher") if sure else None
+        differences[name] = found
+    return {
+        "rows": len(systems[first]),
+        "compared_with": first,
+        "sampling": asdict(sampling),
+        "measures": {name: measure._asdict() for name, measure in measures.items()},
+        "means": {
+            name: {m: mean_interval(v, sampling, clusters) for m, v in of.items()} for name, of in values.items()
+        },
+        "differences": differences,
+    }
+
+
+def correct(systems: Systems, judges: dict[str, Judge], sampling: Sampling, cluster_column: str = "") -> dict:
+    """Means and differences again, for measures whose judge was measured on gold rows: what is behind the verdicts."""
+    first, *others = systems
+    clusters = systems[first][cluster_column].to_numpy() if cluster_column else None
+    found = {}
+    for measure, judge in judges.items():
+        values = {name: values_of(frame, measure) for name, frame in systems.items()}
+        found[measure] = {
+            "judge": asdict(judge) | {"sensitivity": judge.sensitivity, "specificity": judge.specificity},
+            "means": {name: corrected_mean(v, judge, sampling, clusters) for name, v in values.items()},
+            "differences": {
+                name: corrected_difference(values[name], values[first], judge, sampling, clusters) for name in others
+            },
+        }
+    return found
+
+
+def by_group(systems: Systems, measures: dict, columns: list[str]) -> dict:
+    """Column -> group -> system -> measure -> mean and n, for groups of params.GROUP_MIN_ROWS rows or more."""
+    first = next(iter(systems.values()))
+    found: dict = {}
+    for column in columns:
+        groups = first[column].value_counts()
+        found[column] = {
+            group: {
+                name: {m: _mean(values_of(frame[(first[column] == group).to_numpy()], m)) for m in measures}
+                for name, frame in systems.items()
+            }
+            for group in groups[groups >= params.GROUP_MIN_ROWS].index
+            if group
+        }
+    return found
+
+
+def _mean(values: np.ndarray) -> dict:
+    values = values[~np.isnan(values)]
+    return {"mean": float(values.mean()) if len(values) else None, "n": len(values)}
+
+
+def plan(result: dict, systems: Systems, detect: dict[str, float], power: float) -> list[dict]:
+    """For every measure and system: what the present rows show, and how many rows a difference needs.
+
+    The spread of the paired differences is that of the rows at hand, the pilot. The level is that of a single test
+    after Holm's first step: alpha / number of measures.
+
+    Args:
+        detect: measure -> true difference to be found; without one, the difference seen in the pilot.
+    """
+    first = result["compared_with"]
+    directed = [m for m, measure in result["measures"].items() if measure["better"]]
+    alpha = (1 - result["sampling"]["confidence"]) / max(1, len(directed))
+    found = []
+    for name, differences in result["differences"].items():
+        for m in directed:
+            values = values_of(systems[name], m) - values_of(systems[first], m)
+            values = values[~np.isnan(values)]
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            wanted = detect.get(m, differences[m]["mean"])
+            if not spread or not wanted:
+                continue
+            found.append(
+                {
+                    "system": name,
+                    "measure": m,
+                    "rows": len(values),
+                    "spread": spread,
+                    "shows": difference_found(spread, len(values), alpha, power),
+                    "difference": wanted,
+                    "rows_needed": rows_needed(spread, wanted, alpha, power),
+                }
+            )
+    return found
+
+
+def verdicts(result: dict) -> dict[str, dict]:
+    """System -> what the comparison says, in words, with the measures behind each part.
+
+    Baselines are passed over, unless there is nothing else. A system is better in harm (or in kept meaning) where at
+    least one of its measures is surely better and none surely worse; mixed where both happen.
+    """
+    found = {}
+    others = [name for name in result["differences"] if name not in params.BASELINES] or list(result["differences"])
+    for name in others:
+        differences, sides = result["differences"][name], {}
+        for side in ("harm", "meaning", "form"):
+            of_side = [
+                m for m, measure in result["measures"].items() if measure["about"] == side and measure["better"]
+            ]
+            better, worse, unclear = (
+                [m for m in of_side if differences[m]["better"] is outcome] for outcome in (True, False, None)
+            )
+            sides[side] = {"better": better, "worse": worse, "unclear": unclear}
+        found[name] = {**sides, "text": _in_words(name, result["compared_with"], sides)}
+    return found
+
+
+_WORDS = {
+    "harm": ("less harm", "more harm"),
+    "meaning": ("more of the meaning kept", "less of the meaning kept"),
+    "form": ("better form", "worse form"),
+}
+
+
+def _in_words(name: str, first: str, sides: dict) -> str:
+    parts = []
+    for side, (good, bad) in _WORDS.items():
+        better, worse = sides[side]["better"], sides[side]["worse"]
+        if better and worse:
+            parts.append(f"{side} mixed (better: {', '.join(better)}; worse: {', '.join(worse)})")
+        elif better or worse:
+            parts.append(f"{good if better else bad} ({', '.join(better or worse)})")
+        elif sides[side]["unclear"]:
+            parts.append(f"{side}: no sure difference ({', '.join(sides[side]['unclear'])})")
+    return f"{name} against {first}: " + "; ".join(parts or ["no measure in common has a direction"])
+
+
+def beaten_by_tricks(result: dict) -> list[str]:
+    """Measures on which copying or deleting scores higher than a system, so that they prove little by themselves."""
+    lines = []
+    for trick in sorted(set(params.TRICKS) & set(result["means"])):
+        for name, means in result["means"].items():
+            if name in params.BASELINES:
+                continue
+            ahead = [
+                m
+                for m, measure in result["measures"].items()
+                if _ahead(result["means"][trick][m]["mean"], means[m]["mean"], measure["better"])
+            ]
+            if ahead:
+                lines.append(f"{trick}, which needs no model, scores better than {name} on {', '.join(ahead)}")
+    return lines
+
+
+def _ahead(one: float | None, other: float | None, better: str | None) -> bool:
+    if one is None or other is None or better is None:
+        return False
+    return one > other if better == "higher" else one < other

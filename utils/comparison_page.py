@@ -1,0 +1,174 @@
+"""The page of testing/compare.py: verdict, tables, plots, and the rows that speak most for and against a system."""
+
+import json
+import re
+from difflib import SequenceMatcher
+
+import numpy as np
+
+from utils import params
+from utils.comparison import Systems, values_of
+from utils.configs import CompareConfig
+from utils.data import content_id
+
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+_UNSEEN = re.compile(
+    "[\u202a-\u202e\u2066-\u2069\u200e\u200f]"
+)  # marks that turn the reading direction of what follows
+
+
+_PIECE = re.compile(r"\w+(?:['’-]\w+)*|\s+|[^\w\s]")
+
+
+def visible(text: object) -> str:
+    """Text from data in which control characters, such as terminal escapes, are seen and do nothing."""
+    return _UNSEEN.sub("\ufffd", str(text).translate(_CONTROLS))
+
+
+def comparison_page(result: dict, systems: Systems, verdicts: dict, warnings: list[str], config: CompareConfig) -> str:
+    """HTML that needs nothing beside it (utils/comparison.html).
+
+    Args:
+        result: what utils/comparison.py found; it goes into the page as JSON too, with the rows.
+        config: with `redact` texts are replaced by a hash and their length, so that the page can be passed on.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    pages = Environment(
+        loader=FileSystemLoader(params.ROOT / "utils"),
+        autoescape=True,  # text from data is data
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    pages.filters["visible"] = visible
+    return pages.get_template("comparison.html").render(
+        result=result,
+        verdicts=verdicts,
+        warnings=warnings,
+        title=config.title,
+        cluster_column=config.cluster_column,
+        redacted=config.redact,
+        reach={m: _reach(result, m) for m in result["measures"]},
+        histograms={m: _histogram(systems, m) for m in result["measures"]},
+        quotes=[] if config.redact else _quotes(result, systems, config.quoted_rows),
+        data=Markup(
+            _as_json({"results": result, "verdicts": verdicts, "rows": rows_of(result, systems, config.redact)})
+        ),
+    )
+
+
+def _as_json(value: dict) -> str:
+    """JSON that cannot end the element it stands in: no <, >, & is left."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return "".join(f"\\u{ord(c):04x}" if c in "<>&\u2028\u2029" else c for c in text)
+
+
+def rows_of(result: dict, systems: Systems, redact: bool) -> list[dict]:
+    """What the page holds of each row: id, source, and per system the text and the scores."""
+    rows = []
+    values = {name: {m: values_of(frame, m) for m in result["measures"]} for name, frame in systems.items()}
+    first = next(iter(systems.values()))
+    for n, (row_id, row) in enumerate(first.iterrows()):
+        entry = {"id": str(row_id), "source": _redacted(row.get(params.INPUT_COLUMN, ""), redact), "systems": {}}
+        for name, frame in systems.items():
+            scores = {m: None if np.isnan(v[n]) else float(v[n]) for m, v in values[name].items()}
+            text = frame.iloc[n].get(params.OUTPUT_COLUMN, "")
+            entry["systems"][name] = {"text": _redacted(text, redact), "scores": scores}
+        rows.append(entry)
+    return rows
+
+
+def _redacted(text: str, redact: bool) -> str:
+    return f"[{content_id(text)}, {len(text.split())} words]" if redact else text
+
+
+def _reach(result: dict, measure: str) -> float:
+    """How far from 0 the widest interval of a measure goes, over all systems: they share a scale."""
+    ends = [
+        abs(end)
+        for row in result["differences"].values()
+        for end in (row[measure]["low"], row[measure]["high"])
+        if end is not None
+    ]
+    return max(ends, default=0)
+
+
+def _histogram(systems: Systems, measure: str, bins: int = 12) -> dict:
+    """Counts of a measure's values, with the same bins for every system."""
+    values = {name: values_of(frame, measure) for name, frame in systems.items()}
+    given = {name: v[~np.isnan(v)] for name, v in values.items()}
+    together = np.concatenate(list(given.values()))
+    if len(together) == 0:
+        return {"low": None, "high": None, "counts": {name: [0] for name in given}}
+    low, high = float(together.min()), float(together.max())
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    return {"low": low, "high": high, "counts": {n: np.histogram(v, edges)[0].tolist() for n, v in given.items()}}
+
+
+def _quotes(result: dict, systems: Systems, count: int) -> list[dict]:
+    """For every system, the rows where it gains most on the first one and those where it loses most."""
+    first = result["compared_with"]
+    if params.OUTPUT_COLUMN not in systems[first]:
+        return []
+    parts = []
+    for name in result["differences"]:
+        balance = _balance(result, systems, name)
+        order = [n for n in np.argsort(balance, kind="stable") if np.isfinite(balance[n])]
+        for title, chosen in (
+            (f"Where {name} gains most on {first}", [n for n in order[::-1] if balance[n] > 0]),
+            (f"Where {name} loses most against {first}", [n for n in order if balance[n] < 0]),
+        ):
+            if chosen:
+                rows = [_quoted_row(result, systems, n, [first, name]) for n in chosen[:count]]
+                parts.append({"title": title, "names": [first, name], "rows": rows})
+    return parts
+
+
+def _balance(result: dict, systems: Systems, name: str) -> np.ndarray:
+    """Per row, the mean gain over measures with a direction, each by the root mean square of its gains."""
+    gains = []
+    for m, measure in result["measures"].items():
+        if not measure["better"]:
+            continue
+        gain = values_of(systems[name], m) - values_of(systems[result["compared_with"]], m)
+        typical = np.sqrt(np.nanmean(gain**2)) if np.isfinite(gain).any() else 0
+        if typical:
+            gains.append(gain / typical * (1 if measure["better"] == "higher" else -1))
+    rows = len(systems[name])
+    if not gains:
+        return np.full(rows, np.nan)
+    counted = np.isfinite(gains).sum(axis=0)
+    return np.where(counted, np.nansum(gains, axis=0) / np.maximum(counted, 1), np.nan)
+
+
+def _quoted_row(result: dict, systems: Systems, n: int, names: list[str]) -> dict:
+    frames = [systems[name].iloc[n] for name in names]
+    source = frames[-1].get(params.INPUT_COLUMN, "")
+    marked, answers = [(source, "")], []
+    for row in frames:
+        text = row[params.OUTPUT_COLUMN]
+        before, after = marked_edits(source, text)
+        if row is frames[-1]:
+            marked = before  # what the system that is looked at took out
+        scores = [f"{m} {float(row[m]):.2g}" for m in result["measures"] if str(row[m]) not in ("", "nan")]
+        answers.append((after, ", ".join(scores)))
+    return {"id": frames[0].name, "source": marked, "answers": answers}
+
+
+def marked_edits(source: str, text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Both texts in pieces: what was taken out ("out") and put in ("in").
+
+    Texts that have little in common are left unmarked: an answer is no rewriting of its prompt.
+    """
+    before, after = (_PIECE.findall(side) for side in (source, text))
+    if len(before) + len(after) > 10_000:  # the time it takes grows with the square
+        return [(source, "")], [(text, "")]
+    diff = SequenceMatcher(None, [p.lower() for p in before], [p.lower() for p in after], autojunk=False)
+    if diff.ratio() < params.MARKED_SHARE:
+        return [(source, "")], [(text, "")]
+    out, put = [], []
+    for tag, i1, i2, j1, j2 in diff.get_opcodes():
+        out.append(("".join(before[i1:i2]), "" if tag == "equal" else "out"))
+        put.append(("".join(after[j1:j2]), "" if tag == "equal" else "in"))
+    return out, put
