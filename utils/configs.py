@@ -174,6 +174,15 @@ class SpotterConfig(ModelConfig, TableConfig):
 
 
 @dataclass
+class ToxicityConfig(ModelConfig, TableConfig):
+    input: str = setting("", "labelled texts; default: the embedded pairs and counterfactual texts")
+    output: str = setting(str(params.TOXICITY_DIR), "folder for the classifier")
+    text_column: str = setting(params.TOXICITY_TEXT_COLUMN, "column with the text")
+    label_column: str = setting(params.TOXICITY_LABEL_COLUMN, "column with its label")
+    toxic_labels: str = setting(params.TOXICITY_TRUE, "labels that mean toxic, joined by commas; all others do not")
+
+
+@dataclass
 class RowsConfig(ModelConfig, RunConfig):
     """Which rows are learned from, and how they are put before the model."""
 

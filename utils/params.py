@@ -102,6 +102,14 @@ SPOT_FOLDS = 5
 SPOT_THRESHOLDS = (0.2, 0.3, 0.5, 0.7)  # shown after training
 SPOT_BATCH_TOKENS = 4_000  # tokens of one padded batch
 
+# --- train_toxicity.py (reads the same layers as the spotter) ---
+TOXICITY_TEXT_COLUMN = "text"
+TOXICITY_LABEL_COLUMN = "label"
+TOXICITY_TRUE = "1,true,yes,toxic,hate,hateful"
+TOXICITY_C = 1e-3  # inverse strength of the L2 penalty
+TOXICITY_FOLDS = 5
+TOXICITY_CHARS = 4_000  # about 1,000 tokens of a text, read twice
+
 # --- audit.py ---
 AUDIT_DIR = REPORTS_DIR / "audit"
 AUDIT_PAGE_ROWS = 20

@@ -35,7 +35,7 @@ def toxicity_of(texts: list[str], name: str, label: str, sha256: str = "") -> np
         found = _by_detoxify(different, name.removeprefix("detoxify:"), sha256)
     elif is_probe(name):
         found = _by_probe(different, Path(name))
-    elif name == str(params.TOXICITY_DIR):
+    elif Path(name).resolve() == params.TOXICITY_DIR:
         raise UserError(f"--toxicity_model {name}: nothing there: python training/train_toxicity.py makes it")
     else:
         from utils.classifier import probabilities
@@ -58,10 +58,13 @@ def measured_quality(name: str) -> dict[str, float]:
 
 
 def text_features(model, tokenizer, texts: list[str], layers: list[int]) -> np.ndarray:
-    """Hidden states averaged over the words of a text, float32 [texts, features]; zeros for a text without words."""
+    """Hidden states averaged over the words of a text, float32 [texts, features]; zeros for a text without words.
+
+    Of a long text the first params.TOXICITY_CHARS characters are read.
+    """
     from utils.spotter import word_features
 
-    found = word_features(model, tokenizer, texts, layers)
+    found = word_features(model, tokenizer, [text[: params.TOXICITY_CHARS] for text in texts], layers)
     width = next((states.shape[1] for states in found if len(states)), 0)
     return np.stack([states.mean(0) if len(states) else np.zeros(width, np.float32) for states in found])
 

@@ -1,0 +1,122 @@
+"""Trains the toxicity classifier of testing/score.py: a linear layer on a frozen language model.
+
+    python training/train_toxicity.py                                  # the embedded model and data: three minutes
+    python training/train_toxicity.py --input posts.csv --text_column text --label_column label --toxic_labels hate
+
+Reads  a file with texts and labels; by default datasets/content_moderation/: texts labelled Mild or High in toxicity
+       against the others and all rewritings, and counterfactual texts, prejudiced against neutral ones about the same
+       groups, so that to name a group is not toxic
+Writes models/toxicity/: toxicity.safetensors (some thousand numbers), metrics.json, run.json
+
+The printed figures are of rows that the classifier was not trained on (cross-validation; a text and its rewriting, and
+all versions of a template, stay on one side), of the same kind as those it was. What it is worth on other people's
+texts, ToxiGen and HateCheck, is in benchmarks/RESULTS.md: a good deal less. It needs no download. Where one can be
+had, use Detoxify or another classifier (see testing/scorers/toxicity.py).
+
+Next: python testing/score.py --scorers toxicity
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
+
+from utils import params
+from utils.configs import ToxicityConfig
+from utils.data import read_table, require_columns
+from utils.helpers import UserError, describe, parse_config, run_stage
+from utils.loading import check_kind, load_base, load_tokenizer
+from utils.models import model_record, resolve
+from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def embedded_rows() -> pd.DataFrame:
+    """The embedded texts: `text`, `toxic` (bool), and `group`, rows that stay on one side of a split."""
+    pairs, templates = read_table(params.TRAIN_FILE), read_table(params.COUNTERFACTUAL_FILE)
+    rewritten = pairs[pairs[params.INPUT_COLUMN] != pairs[params.REFERENCE_COLUMN]]
+    parts = [
+        pd.DataFrame({"text": texts, "toxic": toxic, "group": groups})
+        for texts, toxic, groups in (
+            (pairs[params.INPUT_COLUMN], pairs["toxicity"] != "No", pairs["id"]),
+            (rewritten[params.REFERENCE_COLUMN], False, rewritten["id"]),
+            (templates[params.INPUT_COLUMN], templates["kind"] == "biased", templates["base_id"]),
+        )
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def read_rows(config: ToxicityConfig) -> pd.DataFrame:
+    """The same of a labelled file; equal texts are one group."""
+    frame = read_table(config.input, config.limit)
+    require_columns(frame, [config.text_column], config.input, "--text_column")
+    require_columns(frame, [config.label_column], config.input, "--label_column")
+    wanted = {label.strip().lower() for label in config.toxic_labels.split(",")}
+    text = frame[config.text_column]
+    toxic = frame[config.label_column].str.strip().str.lower().isin(wanted)
+    rows = pd.DataFrame({"text": text, "toxic": toxic, "group": text})
+    rows = rows[rows["text"].str.strip() != ""].reset_index(drop=True)
+    if min(toxic.sum(), (~toxic).sum()) < 2 * params.TOXICITY_FOLDS:
+        raise UserError(
+            f"{config.input}: {toxic.sum()} of {len(frame)} rows are toxic (labels there: "
+            f"{', '.join(frame[config.label_column].unique()[:5])}), {2 * params.TOXICITY_FOLDS} of each kind are "
+            "needed: see --toxic_labels"
+        )
+    return rows
+
+
+def cross_validate(features: np.ndarray, rows: pd.DataFrame) -> dict[str, float]:
+    """AUROC, and at a probability of one half sensitivity and specificity, on rows left out."""
+    from scipy.special import expit
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import GroupKFold
+
+    from utils.spotter import fit
+
+    toxic, found = rows["toxic"].to_numpy(), np.empty(len(rows))
+    folds = GroupKFold(params.TOXICITY_FOLDS, shuffle=True, random_state=params.SEED)
+    for seen, unseen in folds.split(features, groups=rows["group"]):
+        found[unseen] = expit(fit(features[seen], toxic[seen], params.TOXICITY_C)(features[unseen]))
+    return {
+        "texts": len(rows),
+        "toxic": float(toxic.mean()),
+        "auroc": float(roc_auc_score(toxic, found)),
+        "sensitivity": float((found[toxic] >= 0.5).mean()),
+        "specificity": float((found[~toxic] < 0.5).mean()),
+    }
+
+
+def main(config: ToxicityConfig) -> None:
+    output = Path(config.output)
+    rows = read_rows(config) if config.input else embedded_rows().head(config.limit)
+    check_output_folder(output, config.overwrite)
+    ref = resolve(config.base_model, revision=config.revision)
+    check_kind(ref, encoder_decoder=False)
+    logger.info("training a toxicity classifier on %d texts, %s (%s)", len(rows), ref.name, describe(config))
+    record = start_record(config, [Path(config.input or params.TRAIN_FILE)])
+
+    from utils.spotter import fit, layers_to_read
+    from utils.toxicity import WEIGHTS_NAME, save_probe, text_features
+
+    tokenizer, model = load_tokenizer(ref), load_base(ref, config.quantization or "none").eval()
+    layers = layers_to_read(model.config.get_text_config().num_hidden_layers)
+    features = text_features(model, tokenizer, list(rows["text"]), layers)
+    metrics = cross_validate(features, rows)
+    with whole_folder(output, config.overwrite) as folder:
+        save_probe(fit(features, rows["toxic"].to_numpy(), params.TOXICITY_C), folder / WEIGHTS_NAME)
+        write_json(folder / "metrics.json", metrics)
+        finish_record(record, folder, model=model_record(ref), layers=layers, counts={"rows": len(rows)})
+    print(
+        f"{metrics['texts']} texts, {metrics['toxic']:.0%} toxic; on rows left out AUROC {metrics['auroc']:.3f}, "
+        f"sensitivity {metrics['sensitivity']:.2f}, specificity {metrics['specificity']:.2f}"
+    )
+    print(f"the classifier is in {output}; next: python testing/score.py --scorers toxicity")
+
+
+if __name__ == "__main__":
+    run_stage(main, parse_config(ToxicityConfig))
