@@ -33,11 +33,21 @@ for baseline in copy delete reference; do
     run python testing/infer.py --input $TEST --baseline $baseline --output $OUT/$baseline.csv --overwrite
 done
 
-# 4. Score and compare, row by row, with the prompted base.
-run python testing/score.py --input $OUT/{prompted,few-shot,copy,delete,reference,tuned}.csv
+# 4. The same 10 unfair texts about 18 groups each: is everyone's text mended alike? `copy` shows what the judge does.
+GROUPS=datasets/content_moderation/counterfactual.csv
+run python testing/infer.py --input $GROUPS --limit 180 --base_model $MODELS/merged --spotter $MODELS/spotter \
+    --output $OUT/groups-tuned.csv --max_new_tokens 128 --overwrite
+run python testing/infer.py --input $GROUPS --limit 180 --baseline copy --output $OUT/groups-copy.csv --overwrite
+
+# 5. Score, and compare with the prompted base, row by row. The toxicity classifier is made here, too.
+run python training/train_toxicity.py --output $MODELS/toxicity --overwrite
+run python testing/score.py --input $OUT/{prompted,few-shot,copy,delete,reference,tuned}.csv \
+    --scorers meaning,overlap,facts,edits,toxicity --toxicity_model $MODELS/toxicity
+run python testing/score.py --input $OUT/groups-{copy,tuned}.csv --scorers identity,toxicity --toxicity_model $MODELS/toxicity
 run python testing/compare.py --inputs $OUT/{prompted,few-shot,copy,delete,reference,tuned}.scores.csv \
-    --output datasets/reports/demo --overwrite
+    --counterfactual copy=$OUT/groups-copy.scores.csv tuned=$OUT/groups-tuned.scores.csv \
+    --title "Demo: 120 texts written for this repo" --output datasets/reports/demo --overwrite
 
 printf '\nThese figures are a demo: 120 texts written for this repo. Figures on real data: benchmarks/RESULTS.md\n'
 printf 'try it:  .venv/bin/python testing/infer.py --base_model %s/merged --spotter %s/spotter --input_text "..."\n' $MODELS $MODELS
-printf 'model:   %s/merged\nanswers: %s/tuned.csv\nreport:  datasets/reports/demo/table.md\n' $MODELS $OUT
+printf 'model:   %s/merged\nanswers: %s/tuned.csv\nreport:  datasets/reports/demo/report.html\n' $MODELS $OUT

@@ -27,11 +27,16 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[
     said = [n for n in rows if frame.at[n, config.output_column].strip()]
     scores[rows] = 0.0
     if said:
-        found = bert_score(
-            [frame.at[n, config.output_column] for n in said],
-            [given[n] for n in said],
-            model_type=config.bertscore_model,
-            num_layers=config.bertscore_layer,
-        )
+        try:
+            found = bert_score(
+                [frame.at[n, config.output_column] for n in said],
+                [given[n] for n in said],
+                model_type=config.bertscore_model,
+                num_layers=config.bertscore_layer,
+            )
+        except KeyError as error:  # the library knows which layer is best for some names only
+            raise UserError(f"--bertscore_model {config.bertscore_model}: give --bertscore_layer as well") from error
+        except OSError as error:
+            raise UserError(f"--bertscore_model {config.bertscore_model}: {str(error).splitlines()[0]}") from error
         scores[said] = found[2].numpy().astype(float)
     return pd.DataFrame({"bertscore": scores}), {}
