@@ -13,7 +13,7 @@ Reads  two or more .scores.csv files of testing/score.py, each as FILE or NAME=F
        the error of the gold rows in the interval
        --counterfactual: scored files of the same texts about several groups (generate_data/counterfactuals.py)
 Writes datasets/reports/comparison/: report.html (one file, nothing fetched; --redact leaves the texts out), table.md,
-       table.tex, results.json, run.json
+       table.tex, results.json, run.json; with --export also the logs of Inspect or lm-evaluation-harness
 
 Yes-or-no measures are tested by McNemar's exact test, the others, and clustered ones, by random flips of signs;
 p-values are corrected over the measures of a system by Holm's method. A rewriting is only as good as what simple
@@ -32,9 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from testing.scorers import Measure, all_measures
 from utils import params
 from utils.comparison import Systems, beaten_by_tricks, by_group, compare, correct, plan, values_of, verdicts
-from utils.comparison_page import comparison_page, visible
+from utils.comparison_page import comparison_page, rows_of, visible
 from utils.configs import CompareConfig
 from utils.data import read_table, require_columns
+from utils.exports import export
 from utils.fairness import COLUMNS, gaps
 from utils.helpers import UserError, parse_config, run_stage
 from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
@@ -161,6 +162,8 @@ def main(config: CompareConfig) -> None:
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "table.md").write_text(text + "\n", encoding="utf-8")
         (folder / "table.tex").write_text(latex_tables(result), encoding="utf-8")
+        rows = rows_of(result, systems, config.redact)
+        export(config.formats(), result, rows, config.title, folder)
         write_json(folder / "results.json", result | {"verdicts": said, "warnings": warnings})
         finish_record(record, folder, counts={"rows": result["rows"]})
     print(f"{result['rows']} rows\n\n{visible(text)}\n")

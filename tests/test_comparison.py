@@ -136,6 +136,7 @@ def test_gaps_between_groups(script, two, tmp_path):
         (["--gold", "x.csv"], "--gold FILE and --gold_labels measure=column go together"),
         (["--gold_labels", "copied", "--gold", "x.csv"], "write measure=value"),
         (["--resamples", "5"], "--resamples 5"),
+        (["--export", "excel"], "--export excel: there are inspect and lm_eval"),
         (["--detect", "copied=much", "--plan"], "--detect copied=much"),
         (["--counterfactual", "tuned"], "tuned"),
     ],
@@ -150,6 +151,25 @@ def test_a_cell_that_is_no_number(script, two, tmp_path):
     wrong = scored(tmp_path / "wrong.scores.csv", copied=["often"] * 12)
     result = script(COMPARE, "--inputs", two[0], wrong, "--output", tmp_path / "report")
     assert result.returncode == 2 and "'often', which is no number" in result.stderr
+
+
+def test_logs_for_other_tools(script, two, tmp_path):
+    out = tmp_path / "report"
+    base, tuned = two
+    inputs = [base, tuned.replace("tuned=", "../<b>tuned=")]
+    assert script(COMPARE, "--inputs", *inputs, "--output", out, "--export", "inspect,lm_eval").returncode == 0
+    names = [f"{kind}_{name}" for name in ("0_base", "1_.._b_tuned") for kind in ("results", "samples")]
+    assert sorted(path.stem for path in (out / "lm_eval").iterdir()) == sorted(names)
+    log = json.loads((out / "inspect" / "0_base.json").read_text())
+    assert log["samples"][0]["scores"]["copied"]["value"] == 1 and "clerk" in log["samples"][0]["input"]
+    assert "facts" not in log["samples"][11]["scores"]  # a missing score is no zero
+    copied = next(score for score in log["results"]["scores"] if score["name"] == "copied")
+    assert copied["metrics"]["mean"]["value"] == pytest.approx(10 / 12)
+    found = json.loads((out / "lm_eval" / "results_0_base.json").read_text())
+    assert found["results"]["Comparison"]["copied,none"] == pytest.approx(10 / 12)
+    assert found["higher_is_better"]["Comparison"] == {"copied": False, "facts": True}
+    samples = (out / "lm_eval" / "samples_0_base.jsonl").read_text().splitlines()
+    assert len(samples) == ROWS and json.loads(samples[0])["copied"] == 1
 
 
 def test_marked_words():

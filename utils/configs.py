@@ -436,6 +436,7 @@ class CompareConfig(RunConfig):
         default_factory=list,
         metadata={"help": "scored files of a counterfactual set, as NAME=FILE: gaps between groups"},
     )
+    export: str = setting("", "also write logs in other formats, joined by commas: inspect, lm_eval")
     quoted_rows: int = setting(params.QUOTED_ROWS, "rows shown where a system gains most, and where it loses most")
     redact: bool = setting(False, "leave all texts out of the report, so that it can be passed on")
     plan: bool = setting(False, "how many rows would show a difference? Prints that, and writes nothing")
@@ -447,10 +448,15 @@ class CompareConfig(RunConfig):
             raise ValueError("--confidence and --power lie between 0 and 1")
         if self.resamples < 100:
             raise ValueError(f"--resamples {self.resamples}: give 100 or more")
+        if wrong := set(self.formats()) - {"inspect", "lm_eval"}:
+            raise ValueError(f"--export {', '.join(sorted(wrong))}: there are inspect and lm_eval")
         if bool(self.gold) != bool(self.gold_labels):
             raise ValueError("--gold FILE and --gold_labels measure=column go together")
         if any(not measure or not value for measure, value in self.labels() + self.differences()):
             raise ValueError("--gold_labels and --detect: write measure=value, joined by commas")
+
+    def formats(self) -> list[str]:
+        return _names(self.export)
 
     def labels(self) -> list[tuple[str, str]]:
         return _assignments(self.gold_labels)
