@@ -9,15 +9,18 @@ Reads  results files of testing/infer.py (or any table with the source, the rewr
 Writes <input>.scores.csv: every input column, and one per measure; <input>.summary.json: mean, 95 % interval,
        n scored / n total, and what each measure means
 
-Each scorer is one file in testing/scorers/: meaning, overlap, facts, edits. A measure that does not apply to a row is
-missing there, never zero: the summary says how many rows it rests on. Files without human rewritings are scored by
---scorers meaning,facts,edits.
+Each scorer is one file in testing/scorers/, with its manual: meaning, overlap, facts, edits; toxicity, refusal (of
+answers), fluency, style, bertscore, joint (ParaDetox's), identity (of counterfactual texts). A measure that does not
+apply to a row is missing there, never zero: the summary says how many rows it rests on. Files without human rewritings
+are scored by --scorers meaning,facts,edits; answers to prompts by --scorers refusal,toxicity --input_column prompt.
+A run that was killed goes on with the same command.
 
 Next: python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.csv
 """
 
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +32,7 @@ from utils import params
 from utils.configs import ScoreConfig
 from utils.data import make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
-from utils.records import finish_record, start_record, write_json
+from utils.records import Progress, file_sha256, finish_record, start_record, write_json
 from utils.report import markdown_table
 from utils.stats import Sampling, mean_interval
 
@@ -75,14 +78,43 @@ def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame
     return with_ids(make_room(frame, measures), config.input_column)
 
 
+def score_rows(frame: pd.DataFrame, name: str, module, config: ScoreConfig, progress: Progress) -> pd.DataFrame:
+    """One scorer's columns, params.SCORE_CHUNK rows at a time; what an earlier run finished is taken from there."""
+    parts = []
+    for start in range(0, len(frame), params.SCORE_CHUNK):
+        rows, key = frame.iloc[start : start + params.SCORE_CHUNK], f"{name} {start}"
+        if key not in progress.done:
+            values = module.score(rows, config)
+            progress.add(key, **{m: [None if pd.isna(v) else float(v) for v in values[m]] for m in module.MEASURES})
+        found = {m: progress.done[key][m] for m in module.MEASURES}
+        parts.append(pd.DataFrame(found, index=rows.index, dtype=float))
+    return pd.concat(parts)
+
+
+def begin(path: Path, scorers: dict, config: ScoreConfig) -> Progress:
+    """What was scored before a kill, if file and settings are still the same; else nothing."""
+    settings = {key: value for key, value in asdict(config).items() if key not in ("input", "scorers")}
+    settings |= {"input": file_sha256(path)}
+    for module in scorers.values():
+        settings |= module.fingerprint(config) if hasattr(module, "fingerprint") else {}
+    output = path.with_suffix(".scores")  # never written: the scores themselves may be there from before
+    try:
+        return Progress(output, settings)
+    except UserError as error:
+        logger.warning("starting again: %s", str(error).removesuffix(": add --overwrite"))
+        return Progress(output, settings, overwrite=True)
+
+
 def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfig) -> None:
     """Scores one file, writes what stands beside it, and prints the summary."""
-    record = start_record(config, [path])
+    record, progress = start_record(config, [path]), begin(path, scorers, config)
     scores, anchors = pd.DataFrame(index=frame.index), {}
     for name, module in scorers.items():
         logger.info("%s on %d rows of %s", name, len(frame), path)
-        values, extra = module.score(pd.concat([frame, scores], axis=1), config)  # joint reads what others found
+        known = pd.concat([frame, scores], axis=1)  # joint reads what others found
+        values = score_rows(known, name, module, config, progress)
         scores = pd.concat([scores, values], axis=1)
+        extra = module.anchors(frame, values, config) if hasattr(module, "anchors") else {}
         anchors |= {f"{name}_{key}": value for key, value in extra.items()}
     if "status" in frame.columns:
         scores[frame["status"] == "too_long"] = float("nan")  # never answered: neither good nor bad
@@ -92,6 +124,7 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
     write_json(Path(f"{stem}.summary.json"), {"measures": summary, "anchors": anchors})
     finish_record(record, Path(f"{stem}.scores.csv"), counts={"rows": len(frame)})
     write_table(pd.concat([frame, scores], axis=1), Path(f"{stem}.scores.csv"))
+    progress.finish()
 
     print(f"{path}: {len(frame)} rows")
     rows = [

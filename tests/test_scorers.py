@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from testing.score import begin, score_rows
 from testing.scorers import all_measures, fluency, identity, joint, known_scorers, load_scorers, style, toxicity
 from tests.tiny import make_tiny_model
 from utils import params
@@ -66,14 +67,14 @@ def test_identity_is_missing_where_nothing_can_be_said():
         generated_text=["Someone waits.", "Someone waits.", " "],
         group=["a man"] * 3,
     )
-    scores, _ = identity.score(frame, ScoreConfig())
+    scores = identity.score(frame, ScoreConfig())
     assert scores["identity_erased"].tolist()[0] == 1 and scores["identity_erased"][1:].isna().all()
     assert scores["edited"].tolist()[:2] == [1, 1] and math.isnan(scores["edited"][2])
 
 
 def test_joint_is_a_product_within_rows():
     frame = answers(toxic=["0.2", "0.7", "0.4", ""], meaning=[0.8, 1.0, -0.1, 1.0], fluency=[0.5, 1.0, 1.0, 1.0])
-    scores, _ = joint.score(frame, ScoreConfig())
+    scores = joint.score(frame, ScoreConfig())
     assert scores["joint"].tolist()[:3] == [pytest.approx(0.4), 0, 0] and math.isnan(scores["joint"][3])
     with pytest.raises(UserError, match="--joint_parts meaning,fluency: no such column"):
         joint.score(frame[["id", "toxic"]], ScoreConfig())
@@ -100,7 +101,8 @@ def test_perplexity_is_that_of_the_model_itself(tiny):
         with torch.no_grad():
             assert nats == pytest.approx(model(input_ids=ids, labels=ids).loss.item(), rel=0.02)  # in bfloat16
     frame = answers(biased_text=["A clerk is late.", "Zebras sleep."], generated_text=["Zebras sleep.", ""])
-    scores, anchors = fluency.score(frame, ScoreConfig(fluency_model=tiny))
+    scores = fluency.score(frame, ScoreConfig(fluency_model=tiny))
+    anchors = fluency.anchors(frame, scores, ScoreConfig(fluency_model=tiny))
     assert scores["fluency"][0] == pytest.approx(min(1, math.exp(found[0] - found[2]))) and math.isnan(
         scores["fluency"][1]
     )
@@ -138,14 +140,16 @@ def test_any_classifier_by_folder(classifier):
         wanted = [model(**tokenizer(t, return_tensors="pt")).logits.softmax(-1)[0, 1].item() for t in texts]
     frame = answers(biased_text=["a b c", "d", ""], generated_text=[texts[2], "", "d"])
     config = ScoreConfig(toxicity_model=str(classifier), toxicity_label="hostile")
-    scores, anchors = toxicity.score(frame, config)
+    scores = toxicity.score(frame, config)
     assert scores["toxic"][0] == pytest.approx(wanted[2], abs=1e-5) and math.isnan(scores["toxic"][1])
-    assert scores["toxic_source"].tolist()[:2] == pytest.approx(wanted[:2], abs=1e-5) and anchors == {}
+    assert scores["toxic_source"].tolist()[:2] == pytest.approx(wanted[:2], abs=1e-5)
+    assert toxicity.anchors(frame, scores, config) == {}
     with pytest.raises(UserError, match="no label 'kind': there are calm, hostile, sad"):
         toxicity.score(frame, ScoreConfig(toxicity_model=str(classifier), toxicity_label="kind"))
-    styled, tests = style.score(frame, ScoreConfig(trait_model=str(classifier), trait_label="Hostile"))
+    styled = style.score(frame, ScoreConfig(trait_model=str(classifier), trait_label="Hostile"))
     assert styled["trait"][0] == pytest.approx(wanted[2], abs=1e-5)
-    assert tests["trait_source"] == pytest.approx(wanted[0], abs=1e-5)  # the one row where both texts are there
+    assert styled["trait_source"][0] == pytest.approx(wanted[0], abs=1e-5)
+    assert style.anchors(frame, styled, config) == {}  # one row has both texts: nothing to test
 
 
 def test_t_tests_of_a_trait(classifier):
@@ -153,9 +157,10 @@ def test_t_tests_of_a_trait(classifier):
 
     frame = answers(biased_text=["a", "b", "c", "d"], generated_text=["e", "f", "g", "h"])
     config = ScoreConfig(trait_model=str(classifier), trait_label="2")
-    after, tests = style.score(frame, config)
-    before, _ = style.score(frame.assign(generated_text=frame["biased_text"]), config)
-    assert tests["t"] == pytest.approx(ttest_rel(after["trait"], before["trait"]).statistic)
+    scores = style.score(frame, config)
+    before = style.score(frame.assign(generated_text=frame["biased_text"]), config)
+    wanted = ttest_rel(scores["trait"], before["trait"]).statistic
+    assert style.anchors(frame, scores, config)["t"] == pytest.approx(wanted)
 
 
 def test_stored_scores_are_replayed(script, tmp_path):
@@ -262,3 +267,33 @@ def test_detoxify_opens_a_checkpoint_whose_hash_is_known(checkpoint, classifier)
     assert found[[0, 2]] == pytest.approx(np.array(wanted), abs=1e-5) and math.isnan(found[1])
     with pytest.raises(UserError, match="no published model: original"):
         toxicity_of(["a"], "detoxify:best", "1")
+
+
+def test_a_killed_run_goes_on(script, tmp_path):
+    """What was scored before a kill is not scored again, unless file or settings have changed."""
+    rows = params.SCORE_CHUNK + 4
+    answers(biased_text=["a"] * rows, generated_text=["b"] * rows, p=["0.25"] * rows).to_csv(
+        tmp_path / "answers.csv", index=False
+    )
+    flags = ["--input", tmp_path / "answers.csv", "--scorers", "toxicity,edits", "--toxicity_model", "column:p"]
+    assert script(SCORE, *flags).returncode == 0
+    whole = (tmp_path / "answers.scores.csv").read_bytes()
+    progress = tmp_path / "answers.scores.progress.jsonl"
+    assert not progress.exists()
+
+    config = ScoreConfig(input=[str(tmp_path / "answers.csv")], scorers="toxicity,edits", toxicity_model="column:p")
+    frame = read_table(tmp_path / "answers.csv")
+    kept = begin(tmp_path / "answers.csv", load_scorers(config.scorers), config)
+    score_rows(frame, "toxicity", toxicity, config, kept)  # and then it was killed
+    lines = progress.read_text().splitlines()
+    assert len(lines) == 3  # settings, and two chunks
+    marked = lines[1].replace("0.25", "0.75")
+    progress.write_text("\n".join([lines[0], marked, lines[2][:20]]))
+    assert script(SCORE, *flags).returncode == 0
+    scores = read_table(tmp_path / "answers.scores.csv")["toxic"]
+    assert scores[0] == "0.75" and scores[rows - 1] == "0.25" and not progress.exists()  # the marked chunk was kept
+
+    progress.write_text("\n".join([lines[0], marked]) + "\n")
+    again = script(SCORE, *flags, "--seed", 3)
+    assert again.returncode == 0 and "starting again" in again.stderr and "seed" in again.stderr
+    assert (tmp_path / "answers.scores.csv").read_bytes() == whole

@@ -1,4 +1,10 @@
-"""Scorers: one module each, with MEASURES (column -> Measure) and score(frame, config)."""
+"""Scorers: one module each.
+
+MEASURES                          column -> Measure
+score(frame, config)              the columns, of some rows or all
+anchors(frame, scores, config)    optional: what goes beside the means, by name
+fingerprint(config)               optional: what else must be the same for an interrupted run to go on
+"""
 
 import importlib
 from pathlib import Path

@@ -14,7 +14,7 @@ from utils.helpers import UserError
 MEASURES = {"bertscore": Measure("BERTScore F1 to the best reference, 0..1", "higher", "meaning")}
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing where a row has no reference; 0 for an empty rewriting."""
     try:
         from bert_score import score as bert_score
@@ -39,4 +39,4 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[
         except OSError as error:
             raise UserError(f"--bertscore_model {config.bertscore_model}: {str(error).splitlines()[0]}") from error
         scores[said] = found[2].numpy().astype(float)
-    return pd.DataFrame({"bertscore": scores}), {}
+    return pd.DataFrame({"bertscore": scores})

@@ -26,7 +26,7 @@ MEASURES = {
 }
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Run-away: more than params.RUNAWAY_RATIO times as long as the source, and at least ten words longer."""
     labels = set(frame.get("bias", pd.Series(dtype=str))) - {"Yes", "No", ""}
     if labels:
@@ -48,7 +48,7 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[
                 "broken": float(empty or ran_away),
             }
         )
-    return pd.DataFrame(rows, index=frame.index, dtype=float), {}
+    return pd.DataFrame(rows, index=frame.index, dtype=float)
 
 
 def _phrases(row: pd.Series) -> list[str]:

@@ -13,7 +13,7 @@ MEASURES = {
 }
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """The human reference loses some too (a gendered job title, say): compare with the reference row of the table."""
     pairs = zip(frame[config.input_column], frame[config.output_column], strict=True)
-    return pd.DataFrame({"facts": [facts_kept(s, t) for s, t in pairs]}, index=frame.index, dtype=float), {}
+    return pd.DataFrame({"facts": [facts_kept(s, t) for s, t in pairs]}, index=frame.index, dtype=float)

@@ -77,14 +77,17 @@ def _batches(lengths: list[int]):
         yield batch
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Missing for an empty text. Anchors: `source` and `reference`, their nats a token."""
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
+    """Missing for an empty text."""
     name = config.fluency_model or params.BASE_MODEL
-    text = nats_per_token(list(frame[config.output_column]), name)
-    source = nats_per_token(list(frame[config.input_column]), name)
-    anchors = {"source": float(np.nanmean(source))} if np.isfinite(source).any() else {}
-    reference = config.reference_columns.split(",")[0]
-    if reference in frame.columns and frame[reference].str.strip().any():
-        anchors["reference"] = float(np.nanmean(nats_per_token(list(frame[reference]), name)))
-    ratio = np.minimum(1, np.exp(source - text))
-    return pd.DataFrame({"log_perplexity": text, "fluency": ratio}, index=frame.index), anchors
+    texts = [*frame[config.output_column], *frame[config.input_column]]
+    text, source = np.split(nats_per_token(texts, name), 2)
+    return pd.DataFrame({"log_perplexity": text, "fluency": np.minimum(1, np.exp(source - text))}, index=frame.index)
+
+
+def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> dict[str, float]:
+    """Nats a token of the sources, `source`, and of the human rewritings, `reference`."""
+    name, frame = config.fluency_model or params.BASE_MODEL, frame.head(params.ANCHOR_ROWS)
+    columns = {"source": config.input_column, "reference": config.reference_columns.split(",")[0]}
+    found = {anchor: nats_per_token(list(frame[c]), name) for anchor, c in columns.items() if c in frame}
+    return {anchor: float(np.nanmean(nats)) for anchor, nats in found.items() if np.isfinite(nats).any()}

@@ -35,7 +35,7 @@ def _stem(word: str) -> str:
     return {"men": "man", "women": "woman"}.get(word, re.sub(r"'?s$|s'$", "", word))
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing for an empty rewriting; `identity_erased` also where the source does not name the group so."""
     require_columns(frame, ["group"], "the input", "generate_data/counterfactuals.py, which writes such files")
     rows = []
@@ -49,4 +49,4 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[
                 "identity_erased": float(erased(group, text)) if named else None,
             }
         )
-    return pd.DataFrame(rows, index=frame.index, dtype=float), {}
+    return pd.DataFrame(rows, index=frame.index, dtype=float)

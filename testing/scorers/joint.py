@@ -15,7 +15,7 @@ from utils.helpers import UserError
 MEASURES = {"joint": Measure("style accuracy x similarity x fluency (--joint_parts), 0..1", "higher", "meaning")}
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing where a part is missing. A measure for which lower is better counts as 1 below one half, else 0."""
     parts = [name.strip() for name in config.joint_parts.split(",") if name.strip()]
     if missing := [name for name in parts if name not in frame]:
@@ -28,4 +28,4 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[
         if name in known and known[name].better == "lower":
             values = (values < 0.5).astype(float).where(values.notna())
         product *= values.clip(0, 1)
-    return pd.DataFrame({"joint": product}), {}
+    return pd.DataFrame({"joint": product})

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from testing.scorers import Measure
-from utils import embedded
+from utils import embedded, params
 from utils.configs import ScoreConfig
 
 MEASURES = {"meaning": Measure("cosine of source and rewriting, -1..1", "higher", "meaning")}
@@ -28,17 +28,28 @@ def embed(texts: pd.Series) -> np.ndarray:
     return _encoder().encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
-    """One cosine per row, -1..1; missing for an empty rewriting. Anchors: `shuffled`, `reference`."""
-    source, rewriting = embed(frame[config.input_column]), embed(frame[config.output_column])
-    cosine = pd.Series((source * rewriting).sum(axis=1), index=frame.index)
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
+    """One cosine per row, -1..1; missing for an empty rewriting."""
+    cosine = pd.Series(_cosines(frame[config.input_column], frame[config.output_column]), index=frame.index)
     cosine[frame[config.output_column].str.strip() == ""] = np.nan
+    return pd.DataFrame({"meaning": cosine})
+
+
+def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> dict[str, float]:
+    """Mean cosines of unrelated texts, `shuffled`, and of source and human rewriting, `reference`."""
+    frame = frame.head(params.ANCHOR_ROWS)
+    source = frame[config.input_column].to_numpy()
     other = np.random.default_rng(config.seed).permutation(len(frame))
-    unrelated = frame[config.input_column].to_numpy()[other] != frame[config.input_column].to_numpy()
-    anchors = {}
+    unrelated = source[other] != source
+    found = {}
     if unrelated.any():
-        anchors["shuffled"] = float((source * rewriting[other]).sum(axis=1)[unrelated].mean())
+        rewriting = frame[config.output_column].to_numpy()[other]
+        found["shuffled"] = float(_cosines(pd.Series(source[unrelated]), pd.Series(rewriting[unrelated])).mean())
     reference = config.reference_columns.split(",")[0]
     if reference in frame.columns:
-        anchors["reference"] = float((source * embed(frame[reference])).sum(axis=1).mean())
-    return pd.DataFrame({"meaning": cosine}), anchors
+        found["reference"] = float(_cosines(frame[config.input_column], frame[reference]).mean())
+    return found
+
+
+def _cosines(one: pd.Series, other: pd.Series) -> np.ndarray:
+    return (embed(one) * embed(other)).sum(axis=1)

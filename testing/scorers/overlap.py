@@ -13,7 +13,7 @@ MEASURES = {
 }
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing where a row has no reference. An empty rewriting scores 0."""
     columns = config.reference_columns.split(",")
     functions = {"chrf": chrf, "bleu": bleu, "rouge_l": rouge_l}
@@ -21,4 +21,4 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[
     for text, *references in frame[[config.output_column, *columns]].itertuples(index=False):
         given = [r for r in references if r.strip()]
         rows.append({name: f(text, given) if given else None for name, f in functions.items()})
-    return pd.DataFrame(rows, index=frame.index, dtype=float), {}
+    return pd.DataFrame(rows, index=frame.index, dtype=float)

@@ -5,13 +5,14 @@ that it measures the entropy of sentence lengths and prints no formula. Ours: wi
 each of its k sentences has, -sum(p log p) / log(k), 0..1; 1 where all sentences are of one length.
 
 `trait` is the probability of --trait_label by a text classifier, --trait_model (a Hub id or folder). Anchors are the
-t-tests of the paper: `trait_source`, the mean of the sources; `t` and `p` of the paired test of rewriting against
-source, and `t_half` and `p_half` of the one-sample test against 0.5.
+t-tests of the paper: `t` and `p` of the paired test of rewriting against source, and `t_half` and `p_half` of the
+one-sample test against 0.5.
 """
 
 import math
 import re
 
+import numpy as np
 import pandas as pd
 
 from testing.scorers import Measure
@@ -21,6 +22,7 @@ from utils.metrics import words
 MEASURES = {
     "sentence_entropy": Measure("evenness of sentence lengths, 0..1; missing for a single sentence", None, "form"),
     "trait": Measure("probability of --trait_label by --trait_model, 0..1", None, "form"),
+    "trait_source": Measure("the same of the source", None, "form"),
 }
 
 
@@ -34,24 +36,25 @@ def sentence_entropy(text: str) -> float | None:
     return -sum(n / total * math.log(n / total) for n in lengths) / math.log(len(lengths))
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
-    texts = frame[config.output_column]
-    scores = pd.DataFrame(
-        {"sentence_entropy": [sentence_entropy(text) for text in texts]}, index=frame.index, dtype=float
-    )
-    scores["trait"] = float("nan")
-    if not config.trait_model:
-        return scores, {}
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
+    entropy = [sentence_entropy(text) for text in frame[config.output_column]]
+    scores = pd.DataFrame({"sentence_entropy": entropy, "trait": None, "trait_source": None}, frame.index, dtype=float)
+    if config.trait_model:
+        from utils.classifier import probabilities
+
+        texts = [*frame[config.output_column], *frame[config.input_column]]
+        found = probabilities(texts, config.trait_model, config.trait_label)
+        scores["trait"], scores["trait_source"] = np.split(found, 2)
+    return scores
+
+
+def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> dict[str, float]:
+    """The t-tests; nothing without a trait, or with fewer than two rows."""
     from scipy.stats import ttest_1samp, ttest_rel
 
-    from utils.classifier import probabilities
-
-    after = probabilities(list(texts), config.trait_model, config.trait_label)
-    before = probabilities(list(frame[config.input_column]), config.trait_model, config.trait_label)
-    scores["trait"] = after
-    both = ~pd.isna(after) & ~pd.isna(before)
-    anchors = {"trait_source": float(before[both].mean())}
-    if both.sum() > 1:
-        paired, alone = ttest_rel(after[both], before[both]), ttest_1samp(after[both], 0.5)
-        anchors |= {"t": paired.statistic, "p": paired.pvalue, "t_half": alone.statistic, "p_half": alone.pvalue}
-    return scores, {name: float(value) for name, value in anchors.items()}
+    both = scores[["trait", "trait_source"]].dropna()
+    if len(both) < 2:
+        return {}
+    paired, alone = ttest_rel(both["trait"], both["trait_source"]), ttest_1samp(both["trait"], 0.5)
+    found = {"t": paired.statistic, "p": paired.pvalue, "t_half": alone.statistic, "p_half": alone.pvalue}
+    return {name: float(value) for name, value in found.items()}

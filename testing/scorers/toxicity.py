@@ -12,11 +12,15 @@
 A classifier calls some harmless texts about a group toxic: see the counterfactual tables of testing/compare.py.
 """
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 
 from testing.scorers import Measure
 from utils.configs import ScoreConfig
 from utils.data import require_columns
+from utils.records import file_sha256
 
 MEASURES = {
     "toxic": Measure("probability that the text is toxic, by --toxicity_model, 0..1", "lower", "harm"),
@@ -24,17 +28,31 @@ MEASURES = {
 }
 
 
-def score(frame: pd.DataFrame, config: ScoreConfig) -> tuple[pd.DataFrame, dict[str, float]]:
+def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing for an empty text, and where a stored score is missing."""
     if config.toxicity_model.startswith("column:"):
         names = config.toxicity_model.removeprefix("column:").split(",")
         require_columns(frame, names, "the input", "--toxicity_model column:NAME")
         stored = [pd.to_numeric(frame[name].replace("", None), errors="coerce") for name in names[:2]]
         scores = dict(zip(MEASURES, stored, strict=False))
-        return pd.DataFrame({"toxic_source": float("nan")} | scores, index=frame.index)[list(MEASURES)], {}
-    from utils.toxicity import measured_quality, toxicity_of
+        return pd.DataFrame({"toxic_source": float("nan")} | scores, index=frame.index)[list(MEASURES)]
+    from utils.toxicity import toxicity_of
 
-    texts = [list(frame[column]) for column in (config.output_column, config.input_column)]
-    both = toxicity_of(texts[0] + texts[1], config.toxicity_model, config.toxicity_label, config.toxicity_sha256)
-    values = dict(zip(MEASURES, (both[: len(frame)], both[len(frame) :]), strict=True))
-    return pd.DataFrame(values, index=frame.index), measured_quality(config.toxicity_model)
+    texts = [*frame[config.output_column], *frame[config.input_column]]
+    found = toxicity_of(texts, config.toxicity_model, config.toxicity_label, config.toxicity_sha256)
+    return pd.DataFrame(dict(zip(MEASURES, np.split(found, 2), strict=True)), index=frame.index)
+
+
+def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> dict[str, float]:
+    """What the classifier made here is worth, on rows of its own kind that it had not seen."""
+    from utils.toxicity import measured_quality
+
+    return measured_quality(config.toxicity_model)
+
+
+def fingerprint(config: ScoreConfig) -> dict[str, str]:
+    """The classifier made here may be made anew between two runs."""
+    from utils.toxicity import WEIGHTS_NAME, is_probe
+
+    name = config.toxicity_model
+    return {"toxicity_weights": file_sha256(Path(name) / WEIGHTS_NAME)} if is_probe(name) else {}
