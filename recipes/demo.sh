@@ -34,10 +34,10 @@ for baseline in copy delete reference; do
 done
 
 # 4. The same 10 unfair texts about 18 groups each: is everyone's text mended alike? `copy` shows what the judge does.
-GROUPS=datasets/content_moderation/counterfactual.csv
-run python testing/infer.py --input $GROUPS --limit 180 --base_model $MODELS/merged --spotter $MODELS/spotter \
+GROUP_TEXTS=datasets/content_moderation/counterfactual.csv
+run python testing/infer.py --input $GROUP_TEXTS --limit 180 --base_model $MODELS/merged --spotter $MODELS/spotter \
     --output $OUT/groups-tuned.csv --max_new_tokens 128 --overwrite
-run python testing/infer.py --input $GROUPS --limit 180 --baseline copy --output $OUT/groups-copy.csv --overwrite
+run python testing/infer.py --input $GROUP_TEXTS --limit 180 --baseline copy --output $OUT/groups-copy.csv --overwrite
 
 # 5. Score, and compare with the prompted base, row by row. The toxicity classifier is made here, too.
 run python training/train_toxicity.py --output $MODELS/toxicity --overwrite
