@@ -17,8 +17,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils.helpers import UserError
+from utils.judges import corrected_difference, corrected_mean, measure_judge
 from utils.report import markdown_table
-from utils.stats import Sampling, corrected_difference, corrected_mean, measure_judge
+from utils.stats import Sampling
 
 ACCURACY = ((0.95, 0.95), (0.8, 0.9), (0.7, 0.95))  # sensitivity, specificity
 GOLD = (50, 100, 400)  # rows, half of each label
@@ -71,6 +72,7 @@ def main() -> None:
     header = ["sensitivity, specificity", "gold rows", "rows", "share", "share held", "difference held",
               "share held, judge taken as known", "difference held, judge taken as known"]  # fmt: skip
     print(markdown_table(header, table))
+    print(f"judges refused, no better than chance on their gold rows: {sum(found['refused'] for found in all_found)}")
     for name in ("mean", "difference", "mean, known", "difference, known"):
         values = [found[name] for found in all_found]
         print(f"{name}: {min(values):.3f} to {max(values):.3f}, mean {np.mean(values):.3f}")

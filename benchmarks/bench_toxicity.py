@@ -35,14 +35,13 @@ def in_last_fifth(text: str) -> bool:
 
 
 def probe(work: Path, name: str, rows: pd.DataFrame | None) -> Path:
-    """A trained probe, by the script; trained once."""
+    """A trained probe, by the script."""
     folder = work / name
-    command = [sys.executable, "training/train_toxicity.py", "--output", folder]
+    command = [sys.executable, "training/train_toxicity.py", "--output", folder, "--overwrite"]
     if rows is not None:
         rows.assign(label=rows["toxic"].map({True: "toxic", False: "not"})).to_csv(work / f"{name}.csv", index=False)
         command += ["--input", work / f"{name}.csv"]
-    if not folder.is_dir():
-        subprocess.run([*map(str, command)], cwd=params.ROOT, check=True)
+    subprocess.run([*map(str, command)], cwd=params.ROOT, check=True)
     return folder
 
 

@@ -31,50 +31,36 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from testing.scorers import Measure, all_measures
 from utils import params
-from utils.comparison import Systems, beaten_by_tricks, by_group, compare, correct, plan, values_of, verdicts
-from utils.comparison_page import comparison_page, rows_of, visible
+from utils.comparison import (
+    Systems,
+    beaten_by_tricks,
+    by_group,
+    compare,
+    correct,
+    plan,
+    unlike_rows,
+    values_of,
+    verdicts,
+)
+from utils.comparison_page import comparison_page, quoted, rows_of, visible, without_groups
 from utils.configs import CompareConfig
 from utils.data import read_table, require_columns
 from utils.exports import export
 from utils.fairness import COLUMNS, gaps
 from utils.helpers import UserError, parse_config, run_stage
-from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
+from utils.judges import measure_judge
+from utils.records import (
+    check_output_folder,
+    finish_record,
+    start_record,
+    whole_folder,
+    write_json,
+)
 from utils.report import difference_table, latex_tables, markdown_table, mean_table
-from utils.stats import Sampling, measure_judge
+from utils.scored import file_of, judged_differently, on_same_rows, read_named
+from utils.stats import Sampling
 
 logger = logging.getLogger(__name__)
-
-
-def read_named(items: list[str], flag: str) -> Systems:
-    """Scored files by name, rows by id."""
-    systems: Systems = {}
-    for item in items:
-        name, equals, path = item.partition("=")
-        path = Path(path if equals else item)
-        name = name if equals else path.name.removesuffix(".scores.csv")
-        if name in systems:
-            raise UserError(f"{flag}: two files are called {name}: write NAME=FILE")
-        frame = read_table(path, longest=params.MAX_ANSWER_CHARS)
-        require_columns(frame, ["id"], path, "testing/score.py")
-        systems[name] = frame.set_index("id")
-    return systems
-
-
-def on_same_rows(systems: Systems, limit: int | None) -> Systems:
-    """The rows that all systems have, in one order."""
-    if len(systems) < 2:
-        raise UserError("--inputs: give two or more .scores.csv files (testing/score.py makes them)")
-    shared = next(iter(systems.values())).index
-    for frame in systems.values():
-        shared = shared[shared.isin(frame.index)]
-    shared = shared[:limit]
-    if shared.empty:
-        raise UserError("--inputs: the files have no row in common")
-    systems = {name: frame.loc[shared] for name, frame in systems.items()}
-    texts = [frame[params.INPUT_COLUMN] for frame in systems.values() if params.INPUT_COLUMN in frame]
-    if any(not other.equals(texts[0]) for other in texts):
-        raise UserError("--inputs: the same id stands for different texts: these files are not about the same rows")
-    return systems
 
 
 def measures_in(systems: Systems) -> dict[str, Measure]:
@@ -104,35 +90,33 @@ def read_judges(config: CompareConfig, measures: dict[str, Measure]) -> dict:
 
 
 def counterfactual_gaps(config: CompareConfig, sampling: Sampling) -> dict:
-    """System -> gaps between groups (utils/fairness.py)."""
+    """System -> gaps between groups (utils/fairness.py), on the templates that all systems have."""
     systems = read_named(config.counterfactual, "--counterfactual")
     for name, frame in systems.items():
         require_columns(frame, list(COLUMNS), name, "--counterfactual: see generate_data/counterfactuals.py")
-    return {name: gaps(frame, list(measures_in({name: frame})), sampling) for name, frame in systems.items()}
+    shared = set.intersection(*(set(frame["base_id"]) for frame in systems.values())) if systems else set()
+    systems = {name: frame[frame["base_id"].isin(shared)] for name, frame in systems.items()}
+    found = {name: gaps(frame, list(measures_in({name: frame})), sampling) for name, frame in systems.items()}
+    if empty := [name for name, of in found.items() if not of]:
+        raise UserError(
+            f"--counterfactual {', '.join(empty)}: no measure, or fewer than two templates with every group"
+        )
+    return found
 
 
 def print_plan(result: dict, systems: Systems, config: CompareConfig) -> None:
-    try:
-        wanted = {measure: float(value) for measure, value in config.differences()}
-    except ValueError as error:
-        raise UserError(f"--detect {config.detect}: {error}") from error
+    found = plan(result, systems, config.differences(), config.power, config.cluster_column)
     rows = [
-        [
-            f["system"],
-            f["measure"],
-            str(f["rows"]),
-            f"{f['shows']:.3g}",
-            f"{f['difference']:+.3g}",
-            str(f["rows_needed"]),
-        ]
-        for f in plan(result, systems, wanted, config.power)
-    ]
-    print(f"two-sided, {1 - config.confidence:.0%} over all measures, power {config.power:.0%}\n")
+        [f["system"], f["measure"], str(f["rows"]), "-" if f["shows"] is None else f"{f['shows']:.3g}",
+         f"{f['difference']:+.3g}", str(f["rows_needed"])]
+        for f in found
+    ]  # fmt: skip
+    print(f"two-sided, {Sampling(**result['sampling']).alpha:.3g} over all measures, power {config.power:.0%}\n")
     print(markdown_table(["system", "measure", "rows now", "which show", "difference", "rows it takes"], rows))
 
 
 def main(config: CompareConfig) -> None:
-    systems = on_same_rows(read_named(config.inputs, "--inputs"), config.limit)
+    systems = on_same_rows(read_named(config.inputs, "--inputs"), config)
     measures = measures_in(systems)
     if not measures:
         raise UserError("--inputs: the files share no measure: score them with the same --scorers")
@@ -145,31 +129,34 @@ def main(config: CompareConfig) -> None:
         return
     check_output_folder(Path(config.output), config.overwrite)
     files = [*config.inputs, *config.counterfactual, *filter(None, [config.gold])]
-    record = start_record(config, [Path(item.partition("=")[2] or item) for item in files])
+    record = start_record(config, [file_of(item)[1] for item in files])
 
     result = compare(systems, measures, sampling, config.cluster_column)
     result["corrected"] = correct(systems, judges, sampling, config.cluster_column)
     result["groups"] = by_group(systems, measures, group_columns(systems, config))
     result["counterfactual"] = counterfactual_gaps(config, sampling)
-    said = verdicts(result)
+    result["verdicts"] = verdicts(result)
     missing = [name for name in params.BASELINES if name not in systems]
-    warnings = [f"the table lacks the baseline rows {', '.join(missing)}"] if missing else []
-    warnings += beaten_by_tricks(result)
+    result["warnings"] = [f"the table lacks the baseline rows {', '.join(missing)}"] if missing else []
+    result["warnings"] += judged_differently(config.inputs)
+    result["warnings"] += unlike_rows(result) + beaten_by_tricks(result, systems, config.cluster_column)
 
+    rows = rows_of(result, systems, config)
+    if config.redact:
+        result, record = without_groups(result), record | {"command": [], "config": {}, "inputs": {}}
     text = f"{mean_table(result)}\n\n{difference_table(result)}"
-    page = comparison_page(result, systems, said, warnings, config)
+    quotes = [] if config.redact else quoted(result, systems, config)
     with whole_folder(Path(config.output), config.overwrite) as folder:
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        (folder / "report.html").write_text(comparison_page(result, systems, rows, quotes, config), encoding="utf-8")
         (folder / "table.md").write_text(text + "\n", encoding="utf-8")
         (folder / "table.tex").write_text(latex_tables(result), encoding="utf-8")
-        rows = rows_of(result, systems, config.redact)
         export(config.formats(), result, rows, config.title, folder)
-        write_json(folder / "results.json", result | {"verdicts": said, "warnings": warnings})
+        write_json(folder / "results.json", result)
         finish_record(record, folder, counts={"rows": result["rows"]})
     print(f"{result['rows']} rows\n\n{visible(text)}\n")
-    for verdict in said.values():
+    for verdict in result["verdicts"].values():
         print(visible(verdict["text"]))
-    for warning in warnings:
+    for warning in result["warnings"]:
         logger.warning(visible(warning))
     print(f"report: {Path(config.output) / 'report.html'}")
 

@@ -71,8 +71,8 @@ def summarise(scores: pd.DataFrame, scorers: dict, seed: int) -> dict[str, dict]
 def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame:
     frame = read_table(path, config.limit, params.MAX_ANSWER_CHARS)
     require_columns(frame, [config.input_column, config.output_column], path, "--input_column and --output_column")
-    if "overlap" in scorers:
-        flag = "--reference_columns, or leave overlap out of --scorers"
+    if needing := ", ".join({"overlap", "bertscore"} & set(scorers)):
+        flag = f"--reference_columns, or leave {needing} out of --scorers"
         require_columns(frame, config.reference_columns.split(","), path, flag)
     measures = [name for module in scorers.values() for name in module.MEASURES]
     return with_ids(make_room(frame, measures), config.input_column)
@@ -128,9 +128,13 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
 
     print(f"{path}: {len(frame)} rows")
     rows = [
-        [name, f"{s['mean']:.3f}", f"{s['low']:.3f} to {s['high']:.3f}", f"{s['scored']}/{s['total']}", s["meaning"]]
-        if s["scored"]
-        else [name, "-", "-", f"0/{s['total']}", s["meaning"]]
+        [
+            name,
+            "-" if s["mean"] is None else f"{s['mean']:.3f}",
+            "-" if s["low"] is None else f"{s['low']:.3f} to {s['high']:.3f}",
+            f"{s['scored']}/{s['total']}",
+            s["meaning"],
+        ]
         for name, s in summary.items()
     ]
     print(markdown_table(["measure", "mean", "95 % interval", "rows", "meaning"], rows))

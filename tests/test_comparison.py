@@ -57,17 +57,90 @@ def test_report_says_what_is_better_and_for_how_many_rows(script, two, tmp_path)
     assert script(COMPARE, "--inputs", *two, "--output", out).returncode == 2  # a report is not replaced unasked
 
 
-def test_redacted_report_holds_no_text(script, two, tmp_path):
+def test_redacted_report_holds_no_text_id_group_or_path(script, tmp_path):
+    """The word stands in texts, ids, groups and the path; only what a column is called, and the systems, are left."""
+    folder = tmp_path / "secretive"
+    folder.mkdir()
+    ids, aspect = [f"secret-{n}" for n in range(ROWS)], ["secret aspect"] * ROWS
+    texts = [f"secret {n}" for n in range(ROWS)]
+    columns = {"id": ids, "aspect": aspect, "generated_text": texts}
+    files = [scored(folder / f"{name}.scores.csv", copied=n, **columns) for n, name in enumerate(("base", "tuned"))]
     out = tmp_path / "report"
-    assert script(COMPARE, "--inputs", *two, "--output", out, "--redact").returncode == 0
-    for file in out.iterdir():
-        assert "clerk" not in file.read_text(), file
+    flags = ["--output", out, "--redact", "--export", "inspect,lm_eval"]
+    result = script(COMPARE, "--inputs", *files, *flags)
+    assert result.returncode == 0, result.stderr
+    written = [file for file in out.rglob("*") if file.is_file()]
+    assert len(written) == 11
+    for file in written:
+        assert "secret" not in file.read_text() and "clerk" not in file.read_text(), file
+    rows = json.loads((out / "inspect" / "0_base.json").read_text())["samples"]
+    assert rows[0]["id"] == "1" and "group 1" in (out / "results.json").read_text()
+    again = script(COMPARE, "--inputs", *files, *flags, "--overwrite")
+    assert again.returncode == 0
+    assert json.loads((out / "inspect" / "0_base.json").read_text())["samples"][0]["input"] != rows[0]["input"]  # salt
+
+
+def test_rows_at_either_end(script, tmp_path):
+    """Quoted as gains are the rows that became better, as losses those that became worse."""
+    texts = {"generated_text": [f"answer {n}" for n in range(ROWS)]}
+    base = scored(tmp_path / "base.scores.csv", copied=[1] * 6 + [0] * 6, **texts)
+    tuned = scored(tmp_path / "tuned.scores.csv", copied=[0] * 8 + [1] * 4, **texts)
+    out = tmp_path / "report"
+    assert script(COMPARE, "--inputs", base, tuned, "--output", out, "--quoted_rows", "20").returncode == 0
+    gains, losses = (out / "report.html").read_text().split("gains most on")[1].split("loses most against")
+    shown = [set(re.findall(r"<small>(r\d+)</small>", part)) for part in (gains, losses)]
+    assert shown == [{f"r{n}" for n in range(6)}, {f"r{n}" for n in range(8, 12)}]
+
+
+def test_groups_of_a_few_rows_are_left_out(script, two, tmp_path):
+    few = ["age"] * 8 + ["gender"] * 4
+    files = []
+    for item in two:
+        frame = pd.read_csv(item.partition("=")[2]).assign(aspect=few)
+        frame["facts"] = frame["facts"].where(frame.index < 4)
+        files.append(tmp_path / f"few-{len(files)}.scores.csv")
+        frame.to_csv(files[-1], index=False)
+    out = tmp_path / "report"
+    assert script(COMPARE, "--inputs", *files, "--output", out).returncode == 0
+    groups = json.loads((out / "results.json").read_text())["groups"]["aspect"]
+    assert set(groups) == {"age"} and groups["age"]["few-0"]["facts"] == {"mean": None, "n": 4}
+
+
+def test_empty_answers_and_other_judges_are_pointed_at(script, two, tmp_path):
+    base = two[0].partition("=")[2]
+    tuned = scored(tmp_path / "half.scores.csv", copied=[0] * 6 + [""] * 6, facts=1.0, length_ratio=1.0)
+    for path, model in ((base, "one"), (tuned, "other")):
+        record = {"config": {"toxicity_model": model}}
+        (tmp_path / f"{path}.run.json").write_text(json.dumps(record))
+    result = script(COMPARE, "--inputs", base, tuned, "--output", tmp_path / "report")
+    assert "compared on the rows where both have a value: copied (6 of 12)" in result.stderr
+    assert "scored with different --toxicity_model" in result.stderr
+    assert "0 (n 6)" in (tmp_path / "report" / "table.md").read_text()
+
+
+def test_columns_of_ones_own(script, tmp_path):
+    frames = [scored(tmp_path / f"{n}.csv", copied=[n] * ROWS) for n in (0, 1)]
+    files = []
+    for n, path in enumerate(frames):
+        files.append(tmp_path / f"{n}.scores.csv")
+        pd.read_csv(path).rename(columns={"biased_text": "prompt", "generated_text": "answer"}).to_csv(
+            files[-1], index=False
+        )
+    out = tmp_path / "report"
+    flags = ["--output", out, "--input_column", "prompt", "--output_column", "answer"]
+    assert script(COMPARE, "--inputs", *files, *flags).returncode == 0
+    assert "The clerk of office 3" in (out / "report.html").read_text()
+    assert (
+        script(COMPARE, "--inputs", *files, "--output", tmp_path / "plain").returncode == 0
+    )  # no texts, no traceback
 
 
 def test_tricks_that_need_no_model_are_named(script, two, tmp_path):
-    copy = scored(tmp_path / "copy.scores.csv", copied=[1] * 12, facts=[1.0] * 12)
-    result = script(COMPARE, "--inputs", *two, f"copy={copy}", "--output", tmp_path / "report")
-    assert "copy, which needs no model, scores better than tuned on facts" in result.stderr
+    copy = scored(tmp_path / "copy.scores.csv", copied=[1] * ROWS, facts=[1.0] * ROWS)
+    poor = scored(tmp_path / "poor.scores.csv", copied=[0] * ROWS, facts=[0.5, 0.75] * 6)
+    result = script(COMPARE, "--inputs", *two, poor, f"copy={copy}", "--output", tmp_path / "report")
+    assert "copy, which needs no model, scores better than poor on facts\n" in result.stderr
+    assert "better than tuned" not in result.stderr  # ahead by one row of twelve: that may be chance
 
 
 def test_correction_for_the_errors_of_a_judge(script, two, tmp_path):
@@ -125,7 +198,7 @@ def test_gaps_between_groups(script, two, tmp_path):
     assert result.returncode == 0, result.stderr
     gap = json.loads((out / "results.json").read_text())["counterfactual"]["tuned"][0]
     assert (gap["gap"], gap["highest"], gap["templates"]) == (1.0, "women", 12)
-    assert gap["p"] < 0.01 and gap["groups"]["men"]["distance"] == -0.5
+    assert gap["p"] < 0.01 and gap["p_holm"] == gap["p"] and gap["groups"]["men"]["distance"] == -0.5
 
 
 @pytest.mark.parametrize(
@@ -139,18 +212,43 @@ def test_gaps_between_groups(script, two, tmp_path):
         (["--export", "excel"], "--export excel: there are inspect and lm_eval"),
         (["--detect", "copied=much", "--plan"], "--detect copied=much"),
         (["--counterfactual", "tuned"], "tuned"),
+        (["--detect", "copied=0.1"], "add --plan"),
+        (["--detect", "copied=inf", "--plan"], "--detect copied=inf"),
+        (["--detect", "kindness=0.1", "--plan"], "--detect kindness: no such measure here: "),
+        (["--gold_labels", "facts=aspect", "--gold", "GOLD"], "which is no number"),
     ],
 )
 def test_mistakes_end_in_one_line(script, two, tmp_path, arguments, message):
+    arguments = [two[0].partition("=")[2] if argument == "GOLD" else argument for argument in arguments]
     result = script(COMPARE, "--inputs", *two, "--output", tmp_path / "report", *arguments)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "report").exists()
 
 
-def test_a_cell_that_is_no_number(script, two, tmp_path):
-    wrong = scored(tmp_path / "wrong.scores.csv", copied=["often"] * 12)
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"copied": ["often"] * ROWS}, "'often', which is no number"),
+        ({"copied": ["inf"] * ROWS}, "'inf', which is no number"),
+        ({"copied": 1, "id": ["r1"] * ROWS}, "the id r1 stands there twice"),
+    ],
+)
+def test_files_that_cannot_be_compared(script, two, tmp_path, columns, message):
+    wrong = scored(tmp_path / "wrong.scores.csv", **columns)
     result = script(COMPARE, "--inputs", two[0], wrong, "--output", tmp_path / "report")
-    assert result.returncode == 2 and "'often', which is no number" in result.stderr
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_system_without_any_value(script, two, tmp_path):
+    empty = scored(tmp_path / "empty.scores.csv", copied="", facts=1.0, length_ratio=1.0)
+    out = tmp_path / "report"
+    result = script(COMPARE, "--inputs", two[0], empty, "--output", out)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((out / "results.json").read_text())["differences"]["empty"]["copied"]["mean"] is None
+    assert "& -- &" in (out / "table.tex").read_text()
+    gold = scored(tmp_path / "gold.scores.csv", copied=[1] * 6 + [0] * 6, person=[1] * 5 + [0] * 7)
+    flags = ["--gold", gold, "--gold_labels", "copied=person", "--output", tmp_path / "corrected"]
+    assert script(COMPARE, "--inputs", two[0], empty, *flags).returncode == 0
 
 
 def test_logs_for_other_tools(script, two, tmp_path):

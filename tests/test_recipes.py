@@ -1,6 +1,8 @@
 """Recipes are read by what they are for; what needs CUDA is checked as far as a CPU can."""
 
 import os
+import shlex
+import subprocess
 
 import pytest
 import torch
@@ -18,6 +20,31 @@ def test_the_settings_of_the_paper_are_settings_of_train():
     settings = yaml.safe_load((RECIPES / "sr_llm.yaml").read_text())
     config = TrainConfig(**settings)
     assert (config.lora_r, config.lora_alpha, config.lr, config.optimizer) == (64, 16, 2e-4, "paged_adamw_32bit")
+
+
+def test_the_demo_reads_what_is_there_or_what_it_has_written(tmp_path):
+    """Its commands, as they would be typed; only their files are looked at."""
+    (tmp_path / "python").write_text('#!/usr/bin/env bash\nprintf "%q " "$@" >> "$LOG"; echo >> "$LOG"\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path / "log")}
+    subprocess.run(["bash", RECIPES / "demo.sh"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    commands = [shlex.split(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(commands) > 10
+    reading = {"--input", "--inputs", "--counterfactual"}
+    reading |= {"--adapter_model", "--base_model", "--spotter", "--toxicity_model"}
+    written, read = {"smollm2"}, 0
+    for script, *arguments in commands:
+        assert (ROOT / script).is_file()
+        flag = ""
+        for argument in arguments:
+            if argument.startswith("--"):
+                flag = argument
+            elif flag in reading:
+                path = argument.rpartition("=")[2]
+                read += 1
+                assert path in written or path.replace(".scores", "") in written or (ROOT / path).exists(), argument
+        written.add(arguments[arguments.index("--output") + 1] if "--output" in arguments else "")
+    assert read > 20
 
 
 @pytest.fixture

@@ -55,6 +55,9 @@ def test_sentence_entropy(text, wanted):
         ("a non-binary person", "A non binary guest waits.", False),
         ("an older person", "Someone waits.", True),
         ("a Hindu", "The Hindu's shop is open.", False),
+        ("a woman", "The women's shop is open.", False),
+        ("a man", "The men's room is shut.", False),
+        ("a Jewish person", "Jews live here.", False),
     ],
 )
 def test_erased_identities(group, text, gone):
@@ -74,10 +77,16 @@ def test_identity_is_missing_where_nothing_can_be_said():
 
 def test_joint_is_a_product_within_rows():
     frame = answers(toxic=["0.2", "0.7", "0.4", ""], meaning=[0.8, 1.0, -0.1, 1.0], fluency=[0.5, 1.0, 1.0, 1.0])
+    frame["generated_text"] = ["x"] * 4
     scores = joint.score(frame, ScoreConfig())
     assert scores["joint"].tolist()[:3] == [pytest.approx(0.4), 0, 0] and math.isnan(scores["joint"][3])
     with pytest.raises(UserError, match="--joint_parts meaning,fluency: no such column"):
         joint.score(frame[["id", "toxic"]], ScoreConfig())
+    empty = joint.score(frame.assign(generated_text=" "), ScoreConfig())
+    assert empty["joint"].tolist() == [0, 0, 0, 0]  # nothing said is nothing kept
+    for parts, message in (("", "give the columns"), ("id", "which is no number"), ("chrf", "74 is no share")):
+        with pytest.raises(UserError, match=message):
+            joint.score(frame.assign(chrf=74), ScoreConfig(joint_parts=parts))
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +109,12 @@ def test_perplexity_is_that_of_the_model_itself(tiny):
             continue
         with torch.no_grad():
             assert nats == pytest.approx(model(input_ids=ids, labels=ids).loss.item(), rel=0.02)  # in bfloat16
+
+    import utils.likelihood
+
+    with pytest.MonkeyPatch.context() as patch:  # the ordinary way, for models that ours does not fit
+        patch.setattr(utils.likelihood, "supports", lambda model: "for this test")
+        assert fluency.nats_per_token(texts, tiny) == pytest.approx(found, rel=0.02, nan_ok=True)
     frame = answers(biased_text=["A clerk is late.", "Zebras sleep."], generated_text=["Zebras sleep.", ""])
     scores = fluency.score(frame, ScoreConfig(fluency_model=tiny))
     anchors = fluency.anchors(frame, scores, ScoreConfig(fluency_model=tiny))
@@ -117,7 +132,9 @@ def classifier(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("classifier")
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizerFast(
+        vocab_file=str(folder / "vocab.txt"), vocab=str(folder / "vocab.txt"), model_max_length=64
+    ).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=13, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
@@ -144,12 +161,35 @@ def test_any_classifier_by_folder(classifier):
     assert scores["toxic"][0] == pytest.approx(wanted[2], abs=1e-5) and math.isnan(scores["toxic"][1])
     assert scores["toxic_source"].tolist()[:2] == pytest.approx(wanted[:2], abs=1e-5)
     assert toxicity.anchors(frame, scores, config) == {}
-    with pytest.raises(UserError, match="no label 'kind': there are calm, hostile, sad"):
-        toxicity.score(frame, ScoreConfig(toxicity_model=str(classifier), toxicity_label="kind"))
+    for label in ("kind", ""):
+        with pytest.raises(UserError, match=f"no label '{label}': there are calm, hostile, sad"):
+            toxicity.score(frame, ScoreConfig(toxicity_model=str(classifier), toxicity_label=label))
     styled = style.score(frame, ScoreConfig(trait_model=str(classifier), trait_label="Hostile"))
     assert styled["trait"][0] == pytest.approx(wanted[2], abs=1e-5)
     assert styled["trait_source"][0] == pytest.approx(wanted[0], abs=1e-5)
     assert style.anchors(frame, styled, config) == {}  # one row has both texts: nothing to test
+
+
+def test_a_model_that_is_no_classifier_is_refused(tiny):
+    """transformers would put a head of random numbers on it."""
+    frame = answers(biased_text=["a"], generated_text=["b"])
+    with pytest.raises(UserError, match="is no text classifier: its weights lack score.weight"):
+        toxicity.score(frame, ScoreConfig(toxicity_model=tiny, toxicity_label="1"))
+
+
+def test_bertscore_by_its_library(classifier, script, tmp_path):
+    pytest.importorskip("bert_score")
+    from testing.scorers import bertscore
+
+    frame = answers(generated_text=["a b c", "d e", "", "a"], debiased_text=["a b c", "a b c", "a", " "])
+    config = ScoreConfig(bertscore_model=str(classifier), bertscore_layer=1)
+    scores = bertscore.score(frame, config)["bertscore"]
+    assert scores[0] == pytest.approx(1) and 0 < scores[1] < 0.999 and scores[2] == 0 and math.isnan(scores[3])
+    with pytest.raises(UserError, match="give --bertscore_layer as well"):
+        bertscore.score(frame, ScoreConfig(bertscore_model=str(classifier)))
+    answers(biased_text=["a"], generated_text=["b"]).to_csv(tmp_path / "answers.csv", index=False)
+    result = script(SCORE, "--input", tmp_path / "answers.csv", "--scorers", "bertscore")
+    assert result.returncode == 2 and "leave bertscore out of --scorers" in result.stderr
 
 
 def test_t_tests_of_a_trait(classifier):
@@ -174,6 +214,11 @@ def test_stored_scores_are_replayed(script, tmp_path):
     found = json.loads((tmp_path / "answers.summary.json").read_text())["measures"]
     assert (found["toxic"]["mean"], found["toxic"]["scored"], found["toxic"]["total"]) == (0.5, 2, 4)
     assert found["toxic_source"]["mean"] is None
+    for values, message in ((["95%"] * 4, "which is no number"), (["95"] * 4, "95 is no probability")):
+        frame.assign(toxic=values).to_csv(tmp_path / "wrong.csv", index=False)
+        flags = ["--scorers", "toxicity", "--toxicity_model", "column:toxic"]  # renamed, to make room, and found
+        result = script(SCORE, "--input", tmp_path / "wrong.csv", *flags)
+        assert result.returncode == 2 and message in result.stderr
 
 
 def test_a_label_that_is_called_like_a_measure_is_kept(script, tmp_path):
@@ -216,7 +261,7 @@ def test_probe_for_toxicity(script, tiny, tmp_path):
     assert summary["anchors"]["toxicity_auroc"] == metrics["auroc"]  # what it is worth stands beside its figures
     assert "toxicity_auroc" in result.stdout
     wrong = script(*train, "--toxic_labels", "awful", "--output", tmp_path / "none")
-    assert wrong.returncode == 2 and "0 of 30 rows are toxic (labels there: bad, fine)" in wrong.stderr
+    assert wrong.returncode == 2 and "0 different texts are toxic, 30 are not, 10 of each are needed" in wrong.stderr
 
 
 def test_missing_probe_names_the_script_that_makes_it(script, tmp_path, monkeypatch):

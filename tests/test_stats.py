@@ -1,20 +1,16 @@
-"""Intervals, tests and corrections, on cases that can be computed by hand."""
+"""Intervals, tests and sample sizes, on cases that can be computed by hand."""
 
 import numpy as np
 import pytest
 
-from utils.helpers import UserError
 from utils.stats import (
-    Judge,
     Sampling,
-    corrected_difference,
-    corrected_mean,
     difference_found,
     holm,
     mean_interval,
-    measure_judge,
     paired_difference,
     rows_needed,
+    spread_of_difference,
 )
 
 SAMPLING = Sampling(confidence=0.95, resamples=2000, seed=0)
@@ -73,45 +69,39 @@ def test_holm():
     assert holm([None]) == [None]
 
 
-def test_the_judge_is_measured_on_gold_rows():
-    judged, gold = np.array([1, 1, 0, 0, 0, 1, np.nan]), np.array([1, 1, 1, 0, 0, 0, 1.0])
-    assert measure_judge(judged, gold) == Judge(2, 3, 2, 3)
-    with pytest.raises(UserError, match="one label only"):
-        measure_judge(np.array([1.0, 0.0]), np.array([1.0, 1.0]))
-    with pytest.raises(UserError, match="no better than chance"):
-        measure_judge(np.array([1.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0, 0.0]))
-    with pytest.raises(UserError, match="0.5"):
-        measure_judge(np.array([1.0, 0.5]), np.array([1.0, 0.0]))
+def test_nothing_seen_is_not_nothing_there():
+    """0 of 20: up to 12 % by Jeffreys' interval (0.0 to 0.117); resampling zeros would say 0 to 0."""
+    none = mean_interval(np.zeros(20), SAMPLING)
+    assert none["mean"] == 0 and none["low"] == pytest.approx(0, abs=1e-3) and 0.09 < none["high"] < 0.15
+    same = paired_difference(np.zeros(20), np.zeros(20), SAMPLING)
+    assert same["mean"] == 0 and same["low"] < -0.02 and same["high"] > 0.02 and same["p"] == 1
+    alone = mean_interval(np.array([0.4]), SAMPLING)
+    assert (alone["mean"], alone["low"], alone["high"]) == (0.4, None, None)
+    cluster = mean_interval(np.array([0.4, 0.6]), SAMPLING, np.array(["a", "a"]))
+    assert (cluster["mean"], cluster["low"]) == (0.5, None)
 
 
-def test_shares_behind_an_imperfect_judge():
-    """Rogan and Gladen: (0.45 - 0.2) / 0.7 with a sensitivity of 0.9 and a specificity of 0.8."""
-    judge = Judge(true_positives=90, positives=100, true_negatives=80, negatives=100)
-    found = corrected_mean(np.array([1.0] * 45 + [0.0] * 55 + [np.nan]), judge, SAMPLING)
-    assert (found["mean"], found["n"]) == (pytest.approx(0.25 / 0.7), 100)
-    ours, theirs = np.array([1.0] * 60 + [0.0] * 40), np.array([1.0] * 46 + [0.0] * 54)
-    assert corrected_difference(ours, theirs, judge, SAMPLING)["mean"] == pytest.approx(0.14 / 0.7)
-
-
-def test_few_gold_rows_widen_the_interval():
-    few, many = Judge(9, 10, 8, 10), Judge(9000, 10000, 8000, 10000)
-    values = np.array([1.0] * 200 + [0.0] * 200)
-
-    def width(judge: Judge, propagate: bool = True) -> float:
-        found = corrected_mean(values, judge, SAMPLING, propagate=propagate)
-        return found["high"] - found["low"]
-
-    assert width(few) > 2 * width(few, propagate=False)
-    assert width(many) == pytest.approx(width(many, propagate=False), rel=0.1)
-
-
-def test_shares_stay_shares():
-    judge = Judge(9, 10, 8, 10)
-    none, all_of_them = (corrected_mean(np.full(50, value), judge, SAMPLING) for value in (0.0, 1.0))
-    assert (none["mean"], none["low"], all_of_them["mean"], all_of_them["high"]) == (0, 0, 1, 1)
+def test_the_level_is_that_asked_for():
+    """Of a mean of 400 normal values: half a width of 1.96 and 1.64 standard errors, 0.05."""
+    values = np.random.default_rng(0).normal(size=400)
+    values = (values - values.mean()) / values.std()
+    for confidence, z in ((0.95, 1.96), (0.9, 1.645)):
+        found = mean_interval(values, Sampling(confidence, 5000, 0))
+        assert (found["high"] - found["low"]) / 2 == pytest.approx(z * 0.05, rel=0.05)
 
 
 def test_rows_needed():
     """The textbook's 34 pairs for half a standard deviation at 5 % and 80 %."""
     assert rows_needed(spread=2.0, difference=-1.0, alpha=0.05, power=0.8) == 34
     assert difference_found(spread=2.0, rows=34, alpha=0.05, power=0.8) == pytest.approx(1.0, abs=0.02)
+    assert rows_needed(spread=0.1, difference=5, alpha=0.05, power=0.8) == 3
+    assert difference_found(spread=2.0, rows=3, alpha=0.05, power=0.8) is None
+
+
+def test_clusters_make_a_plan_longer():
+    """Rows that repeat four times say a fourth: the spread that a row counts with doubles."""
+    values = np.random.default_rng(2).normal(size=100)
+    alone, rows = spread_of_difference(np.repeat(values, 4), np.zeros(400), SAMPLING, None)
+    together, _ = spread_of_difference(np.repeat(values, 4), np.zeros(400), SAMPLING, np.repeat(np.arange(100), 4))
+    assert rows == 400 and alone == pytest.approx(values.std(), rel=0.05)
+    assert together == pytest.approx(2 * alone, rel=0.05)

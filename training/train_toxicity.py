@@ -57,17 +57,21 @@ def read_rows(config: ToxicityConfig) -> pd.DataFrame:
     require_columns(frame, [config.text_column], config.input, "--text_column")
     require_columns(frame, [config.label_column], config.input, "--label_column")
     wanted = {label.strip().lower() for label in config.toxic_labels.split(",")}
-    text = frame[config.text_column]
-    toxic = frame[config.label_column].str.strip().str.lower().isin(wanted)
-    rows = pd.DataFrame({"text": text, "toxic": toxic, "group": text})
+    labels = frame[config.label_column].str.strip().str.lower()
+    rows = pd.DataFrame({"text": frame[config.text_column], "toxic": labels.isin(wanted)})
     rows = rows[rows["text"].str.strip() != ""].reset_index(drop=True)
-    if min(toxic.sum(), (~toxic).sum()) < 2 * params.TOXICITY_FOLDS:
+    return rows.assign(group=rows["text"])
+
+
+def check(rows: pd.DataFrame, config: ToxicityConfig) -> None:
+    """Is there enough to learn from? Raises UserError where there is not."""
+    kinds = rows.drop_duplicates("group")["toxic"].value_counts()
+    least = 2 * params.TOXICITY_FOLDS
+    if min(kinds.get(True, 0), kinds.get(False, 0)) < least:
         raise UserError(
-            f"{config.input}: {toxic.sum()} of {len(frame)} rows are toxic (labels there: "
-            f"{', '.join(frame[config.label_column].unique()[:5])}), {2 * params.TOXICITY_FOLDS} of each kind are "
-            "needed: see --toxic_labels"
+            f"{config.input or '--limit'}: {kinds.get(True, 0)} different texts are toxic, {kinds.get(False, 0)} are "
+            f"not, {least} of each are needed: see --label_column and --toxic_labels"
         )
-    return rows
 
 
 def cross_validate(features: np.ndarray, rows: pd.DataFrame) -> dict[str, float]:
@@ -93,12 +97,16 @@ def cross_validate(features: np.ndarray, rows: pd.DataFrame) -> dict[str, float]
 
 def main(config: ToxicityConfig) -> None:
     output = Path(config.output)
-    rows = read_rows(config) if config.input else embedded_rows().head(config.limit)
+    rows = read_rows(config) if config.input else embedded_rows()
+    if config.limit and not config.input:  # some of each kind
+        rows = rows.sample(min(config.limit, len(rows)), random_state=params.SEED)
+    check(rows, config)
     check_output_folder(output, config.overwrite)
     ref = resolve(config.base_model, revision=config.revision)
     check_kind(ref, encoder_decoder=False)
     logger.info("training a toxicity classifier on %d texts, %s (%s)", len(rows), ref.name, describe(config))
-    record = start_record(config, [Path(config.input or params.TRAIN_FILE)])
+    inputs = [Path(config.input)] if config.input else [params.TRAIN_FILE, params.COUNTERFACTUAL_FILE]
+    record = start_record(config, inputs)
 
     from utils.spotter import fit, layers_to_read
     from utils.toxicity import WEIGHTS_NAME, save_probe, text_features

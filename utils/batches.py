@@ -36,6 +36,18 @@ def split_batch(inputs: Batch, budget: int, padded: bool = True) -> Iterator[Bat
     yield _take(inputs, part, lengths)
 
 
+def by_length(lengths: list[int], budget: int) -> Iterator[list[int]]:
+    """Numbers of rows of like length, the longest first, in batches of at most `budget` padded tokens."""
+    batch: list[int] = []
+    for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(n)
+    if batch:
+        yield batch
+
+
 def _take(inputs: Batch, rows: list[int], lengths: torch.Tensor) -> Batch:
     width = int(lengths[rows].max())
     return {name: value[rows, :width] for name, value in inputs.items()}

@@ -13,12 +13,20 @@ from utils.models import resolve
 def _classifier(name: str):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    ref = resolve(name)
+    path = resolve(name).path
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(ref.path, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: no text classifier with safetensors weights there: {error}") from error
-    return model.eval(), AutoTokenizer.from_pretrained(ref.path)
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            path, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{name}: no text classifier with safetensors weights there: {reason}") from error
+    if found["missing_keys"]:  # transformers would draw a head at random
+        raise UserError(f"{name} is no text classifier: its weights lack {sorted(found['missing_keys'])[0]}")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token, model.config.pad_token_id = tokenizer.eos_token, tokenizer.eos_token_id
+    return model.eval(), tokenizer
 
 
 def probabilities(texts: list[str], name: str, label: str) -> np.ndarray:
@@ -28,7 +36,7 @@ def probabilities(texts: list[str], name: str, label: str) -> np.ndarray:
     softmax. Texts are cut at the longest input of the model.
 
     Args:
-        label: as in the configuration of the model, in any case, or its number.
+        label: as in the configuration of the model, in any case, or its number; "": the second of two.
 
     Raises:
         UserError: there is no such label, or no classifier.
@@ -58,4 +66,6 @@ def _label_index(config, label: str, name: str) -> int:
         return labels[label.lower()]
     if label.isdigit() and int(label) < len(labels):
         return int(label)
+    if not label and len(labels) <= 2:
+        return len(labels) - 1
     raise UserError(f"{name} has no label {label!r}: there are {', '.join(labels)}")

@@ -7,16 +7,15 @@ import pandas as pd
 
 from utils import params
 from utils.helpers import UserError
+from utils.judges import Judge, corrected_difference, corrected_mean
 from utils.stats import (
-    Judge,
     Sampling,
-    corrected_difference,
-    corrected_mean,
     difference_found,
     holm,
     mean_interval,
     paired_difference,
     rows_needed,
+    spread_of_difference,
 )
 
 Systems = dict[str, pd.DataFrame]  # name -> scored rows, the same rows in the same order
@@ -25,9 +24,18 @@ Systems = dict[str, pd.DataFrame]  # name -> scored rows, the same rows in the s
 def values_of(frame: pd.DataFrame, measure: str) -> np.ndarray:
     """One number per row, NaN where it is missing. Raises UserError for a cell that is no number."""
     numbers = pd.to_numeric(frame[measure].replace("", None), errors="coerce")
-    if (wrong := numbers.isna() & frame[measure].notna() & (frame[measure] != "")).any():
+    said = frame[measure].notna() & (frame[measure] != "")
+    if (wrong := said & ~np.isfinite(numbers.astype(float))).any():
         raise UserError(f"column {measure} holds {frame[measure][wrong].iloc[0]!r}, which is no number")
     return numbers.to_numpy(dtype=float)
+
+
+def clusters_of(systems: Systems, column: str) -> np.ndarray | None:
+    """The cluster of each row; None without a column. A row whose cell is blank stands for itself."""
+    if not column:
+        return None
+    cells = next(iter(systems.values()))[column]
+    return np.array([cell if cell.strip() else f"\0{number}" for number, cell in enumerate(cells)])
 
 
 def compare(systems: Systems, measures: dict, sampling: Sampling, cluster_column: str = "") -> dict:
@@ -43,7 +51,7 @@ def compare(systems: Systems, measures: dict, sampling: Sampling, cluster_column
         None where the corrected test does not say.
     """
     first, *others = systems
-    clusters = systems[first][cluster_column].to_numpy() if cluster_column else None
+    clusters = clusters_of(systems, cluster_column)
     values = {name: {m: values_of(frame, m) for m in measures} for name, frame in systems.items()}
     differences = {}
     for name in others:
@@ -54,7 +62,7 @@ def compare(systems: Systems, measures: dict, sampling: Sampling, cluster_column
         }
         directed = [m for m in measures if measures[m].better]
         for m, p in zip(directed, holm([found[m]["p"] for m in directed]), strict=True):
-            sure = p is not None and p <= 1 - sampling.confidence
+            sure = p is not None and p <= sampling.alpha
             found[m]["p_holm"] = p
             found[m]["better"] = (found[m]["mean"] > 0) == (measures[m].better == "higher") if sure else None
         differences[name] = found
@@ -73,10 +81,12 @@ def compare(systems: Systems, measures: dict, sampling: Sampling, cluster_column
 def correct(systems: Systems, judges: dict[str, Judge], sampling: Sampling, cluster_column: str = "") -> dict:
     """Means and differences again, for measures whose judge was measured on gold rows: what is behind the verdicts."""
     first, *others = systems
-    clusters = systems[first][cluster_column].to_numpy() if cluster_column else None
-    found = {}
+    clusters, found = clusters_of(systems, cluster_column), {}
     for measure, judge in judges.items():
         values = {name: values_of(frame, measure) for name, frame in systems.items()}
+        said = np.concatenate(list(values.values()))
+        if not set(said[~np.isnan(said)]) <= {0.0, 1.0}:
+            raise UserError(f"--gold_labels {measure}: only verdicts, 0 or 1, can be corrected for errors")
         found[measure] = {
             "judge": asdict(judge) | {"sensitivity": judge.sensitivity, "specificity": judge.specificity},
             "means": {name: corrected_mean(v, judge, sampling, clusters) for name, v in values.items()},
@@ -88,7 +98,10 @@ def correct(systems: Systems, judges: dict[str, Judge], sampling: Sampling, clus
 
 
 def by_group(systems: Systems, measures: dict, columns: list[str]) -> dict:
-    """Column -> group -> system -> measure -> mean and n, for groups of params.GROUP_MIN_ROWS rows or more."""
+    """Column -> group -> system -> measure -> mean and n, for groups of params.GROUP_MIN_ROWS rows or more.
+
+    A mean over fewer rows, which says nothing about a group, is None.
+    """
     first = next(iter(systems.values()))
     found: dict = {}
     for column in columns:
@@ -106,10 +119,10 @@ def by_group(systems: Systems, measures: dict, columns: list[str]) -> dict:
 
 def _mean(values: np.ndarray) -> dict:
     values = values[~np.isnan(values)]
-    return {"mean": float(values.mean()) if len(values) else None, "n": len(values)}
+    return {"mean": float(values.mean()) if len(values) >= params.GROUP_MIN_ROWS else None, "n": len(values)}
 
 
-def plan(result: dict, systems: Systems, detect: dict[str, float], power: float) -> list[dict]:
+def plan(result: dict, systems: Systems, detect: dict[str, float], power: float, cluster_column: str) -> list[dict]:
     """For every measure and system: what the present rows show, and how many rows a difference needs.
 
     The spread of the paired differences is that of the rows at hand, the pilot. The level is that of a single test
@@ -118,29 +131,28 @@ def plan(result: dict, systems: Systems, detect: dict[str, float], power: float)
     Args:
         detect: measure -> true difference to be found; without one, the difference seen in the pilot.
     """
-    first = result["compared_with"]
+    first, sampling = result["compared_with"], Sampling(**result["sampling"])
     directed = [m for m, measure in result["measures"].items() if measure["better"]]
-    alpha = (1 - result["sampling"]["confidence"]) / max(1, len(directed))
+    if wrong := set(detect) - set(directed):
+        raise UserError(f"--detect {', '.join(sorted(wrong))}: no such measure here: {', '.join(directed)}")
+    alpha, clusters = sampling.alpha / max(1, len(directed)), clusters_of(systems, cluster_column)
     found = []
     for name, differences in result["differences"].items():
         for m in directed:
-            values = values_of(systems[name], m) - values_of(systems[first], m)
-            values = values[~np.isnan(values)]
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            ours, theirs = (values_of(systems[system], m) for system in (name, first))
+            spread, rows = spread_of_difference(ours, theirs, sampling, clusters)
             wanted = detect.get(m, differences[m]["mean"])
-            if not spread or not wanted:
-                continue
-            found.append(
-                {
-                    "system": name,
-                    "measure": m,
-                    "rows": len(values),
-                    "spread": spread,
-                    "shows": difference_found(spread, len(values), alpha, power),
-                    "difference": wanted,
-                    "rows_needed": rows_needed(spread, wanted, alpha, power),
-                }
-            )
+            if spread and wanted:
+                found.append(
+                    {
+                        "system": name,
+                        "measure": m,
+                        "rows": rows,
+                        "shows": difference_found(spread, rows, alpha, power),
+                        "difference": wanted,
+                        "rows_needed": rows_needed(spread, wanted, alpha, power),
+                    }
+                )
     return found
 
 
@@ -186,24 +198,35 @@ def _in_words(name: str, first: str, sides: dict) -> str:
     return f"{name} against {first}: " + "; ".join(parts or ["no measure in common has a direction"])
 
 
-def beaten_by_tricks(result: dict) -> list[str]:
-    """Measures on which copying or deleting scores higher than a system, so that they prove little by themselves."""
+def beaten_by_tricks(result: dict, systems: Systems, cluster_column: str = "") -> list[str]:
+    """Measures on which copying or deleting is surely better than a system: there they prove little by themselves."""
+    sampling, clusters = Sampling(**result["sampling"]), clusters_of(systems, cluster_column)
     lines = []
-    for trick in sorted(set(params.TRICKS) & set(result["means"])):
-        for name, means in result["means"].items():
+    for trick in sorted(set(params.TRICKS) & set(systems)):
+        for name in systems:
             if name in params.BASELINES:
                 continue
-            ahead = [
-                m
-                for m, measure in result["measures"].items()
-                if _ahead(result["means"][trick][m]["mean"], means[m]["mean"], measure["better"])
-            ]
+            ahead = []
+            for m, measure in result["measures"].items():
+                values = (values_of(systems[system], m) for system in (trick, name))
+                found = paired_difference(*values, sampling, clusters)
+                if measure["better"] and found["mean"] and found["p"] <= sampling.alpha:
+                    ahead += [m] if (found["mean"] > 0) == (measure["better"] == "higher") else []
             if ahead:
                 lines.append(f"{trick}, which needs no model, scores better than {name} on {', '.join(ahead)}")
     return lines
 
 
-def _ahead(one: float | None, other: float | None, better: str | None) -> bool:
-    if one is None or other is None or better is None:
-        return False
-    return one > other if better == "higher" else one < other
+def unlike_rows(result: dict) -> list[str]:
+    """Where systems are compared on fewer rows than one has, as after empty answers: the easy ones may be left."""
+    lines = []
+    for name, differences in result["differences"].items():
+        fewer = [
+            f"{m} ({d['n']} of {most})"
+            for m, d in differences.items()
+            if d["n"] < (most := max(result["means"][system][m]["n"] for system in (name, result["compared_with"])))
+        ]
+        if fewer:
+            pair = f"{name} and {result['compared_with']}"
+            lines.append(f"{pair} are compared on the rows where both have a value: {', '.join(fewer)}")
+    return lines

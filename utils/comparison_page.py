@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -10,6 +11,7 @@ from utils import params
 from utils.comparison import Systems, values_of
 from utils.configs import CompareConfig
 from utils.data import content_id
+from utils.stats import Sampling
 
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _UNSEEN = re.compile(
@@ -25,12 +27,14 @@ def visible(text: object) -> str:
     return _UNSEEN.sub("\ufffd", str(text).translate(_CONTROLS))
 
 
-def comparison_page(result: dict, systems: Systems, verdicts: dict, warnings: list[str], config: CompareConfig) -> str:
+def comparison_page(
+    result: dict, systems: Systems, rows: list[dict], quotes: list[dict], config: CompareConfig
+) -> str:
     """HTML that needs nothing beside it (utils/comparison.html).
 
     Args:
-        result: what utils/comparison.py found; it goes into the page as JSON too, with the rows.
-        config: with `redact` texts are replaced by a hash and their length, so that the page can be passed on.
+        result: what utils/comparison.py found; it goes into the page as JSON too.
+        rows: what `rows_of` gives: these go into the JSON. quotes: what `quoted` gives.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -44,17 +48,14 @@ def comparison_page(result: dict, systems: Systems, verdicts: dict, warnings: li
     pages.filters["visible"] = visible
     return pages.get_template("comparison.html").render(
         result=result,
-        verdicts=verdicts,
-        warnings=warnings,
+        alpha=Sampling(**result["sampling"]).alpha,
         title=config.title,
         cluster_column=config.cluster_column,
         redacted=config.redact,
         reach={m: _reach(result, m) for m in result["measures"]},
         histograms={m: _histogram(systems, m) for m in result["measures"]},
-        quotes=[] if config.redact else _quotes(result, systems, config.quoted_rows),
-        data=Markup(
-            _as_json({"results": result, "verdicts": verdicts, "rows": rows_of(result, systems, config.redact)})
-        ),
+        quotes=quotes,
+        data=Markup(_as_json({"results": result, "rows": rows})),
     )
 
 
@@ -64,23 +65,42 @@ def _as_json(value: dict) -> str:
     return "".join(f"\\u{ord(c):04x}" if c in "<>&\u2028\u2029" else c for c in text)
 
 
-def rows_of(result: dict, systems: Systems, redact: bool) -> list[dict]:
-    """What the page holds of each row: id, source, and per system the text and the scores."""
-    rows = []
+def rows_of(result: dict, systems: Systems, config: CompareConfig) -> list[dict]:
+    """Of each row: id, source, and per system the text and the scores.
+
+    With `redact` ids are numbers, and a text is replaced by a hash and its length. The hash is salted anew in each
+    report: it tells equal texts, and cannot be looked up.
+    """
+    salt = secrets.token_hex(16)
+
+    def shown(text: str) -> str:
+        return f"[{content_id(salt, text)}, {len(text.split())} words]" if config.redact else text
+
     values = {name: {m: values_of(frame, m) for m in result["measures"]} for name, frame in systems.items()}
-    first = next(iter(systems.values()))
-    for n, (row_id, row) in enumerate(first.iterrows()):
-        entry = {"id": str(row_id), "source": _redacted(row.get(params.INPUT_COLUMN, ""), redact), "systems": {}}
-        for name, frame in systems.items():
-            scores = {m: None if np.isnan(v[n]) else float(v[n]) for m, v in values[name].items()}
-            text = frame.iloc[n].get(params.OUTPUT_COLUMN, "")
-            entry["systems"][name] = {"text": _redacted(text, redact), "scores": scores}
+    rows = []
+    for n, (row_id, row) in enumerate(next(iter(systems.values())).iterrows()):
+        entry = {"id": str(n + 1 if config.redact else row_id), "source": shown(row.get(config.input_column, ""))}
+        entry["systems"] = {
+            name: {
+                "text": shown(frame.iloc[n].get(config.output_column, "")),
+                "scores": {m: None if np.isnan(v[n]) else float(v[n]) for m, v in values[name].items()},
+            }
+            for name, frame in systems.items()
+        }
         rows.append(entry)
     return rows
 
 
-def _redacted(text: str, redact: bool) -> str:
-    return f"[{content_id(text)}, {len(text.split())} words]" if redact else text
+def without_groups(result: dict) -> dict:
+    """The result with numbers for the groups of its tables: what stands in a column may say who somebody is.
+
+    The groups of a counterfactual set stay: they are what its tables are about.
+    """
+    groups = {
+        column: {f"group {n}": of for n, of in enumerate(found.values(), 1)}
+        for column, found in result["groups"].items()
+    }
+    return result | {"groups": groups}
 
 
 def _reach(result: dict, measure: str) -> float:
@@ -106,13 +126,13 @@ def _histogram(systems: Systems, measure: str, bins: int = 12) -> dict:
     return {"low": low, "high": high, "counts": {n: np.histogram(v, edges)[0].tolist() for n, v in given.items()}}
 
 
-def _quotes(result: dict, systems: Systems, count: int) -> list[dict]:
+def quoted(result: dict, systems: Systems, config: CompareConfig) -> list[dict]:
     """For every system, the rows where it gains most on the first one and those where it loses most."""
     first = result["compared_with"]
-    if params.OUTPUT_COLUMN not in systems[first]:
-        return []
     parts = []
     for name in result["differences"]:
+        if not all(config.output_column in systems[system] for system in (first, name)):
+            continue
         balance = _balance(result, systems, name)
         order = [n for n in np.argsort(balance, kind="stable") if np.isfinite(balance[n])]
         for title, chosen in (
@@ -120,7 +140,7 @@ def _quotes(result: dict, systems: Systems, count: int) -> list[dict]:
             (f"Where {name} loses most against {first}", [n for n in order if balance[n] < 0]),
         ):
             if chosen:
-                rows = [_quoted_row(result, systems, n, [first, name]) for n in chosen[:count]]
+                rows = [_quoted_row(result, systems, n, [first, name], config) for n in chosen[: config.quoted_rows]]
                 parts.append({"title": title, "names": [first, name], "rows": rows})
     return parts
 
@@ -142,18 +162,14 @@ def _balance(result: dict, systems: Systems, name: str) -> np.ndarray:
     return np.where(counted, np.nansum(gains, axis=0) / np.maximum(counted, 1), np.nan)
 
 
-def _quoted_row(result: dict, systems: Systems, n: int, names: list[str]) -> dict:
-    frames = [systems[name].iloc[n] for name in names]
-    source = frames[-1].get(params.INPUT_COLUMN, "")
-    marked, answers = [(source, "")], []
-    for row in frames:
-        text = row[params.OUTPUT_COLUMN]
-        before, after = marked_edits(source, text)
-        if row is frames[-1]:
-            marked = before  # what the system that is looked at took out
-        scores = [f"{m} {float(row[m]):.2g}" for m in result["measures"] if str(row[m]) not in ("", "nan")]
-        answers.append((after, ", ".join(scores)))
-    return {"id": frames[0].name, "source": marked, "answers": answers}
+def _quoted_row(result: dict, systems: Systems, n: int, names: list[str], config: CompareConfig) -> dict:
+    rows = [systems[name].iloc[n] for name in names]
+    source, answers = rows[0].get(config.input_column, ""), []
+    for row in rows:
+        marked, text = marked_edits(source, row[config.output_column])
+        scores = [f"{m} {float(row[m]):.2g}" for m in result["measures"] if row[m] not in ("", None)]
+        answers.append((text, ", ".join(scores)))
+    return {"id": rows[0].name, "source": marked, "answers": answers}  # marked: what the last one took out
 
 
 def marked_edits(source: str, text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

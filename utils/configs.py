@@ -1,5 +1,6 @@
 """One dataclass per stage: the types and help texts of its settings. Values come from utils/params.py only."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -408,10 +409,10 @@ class ScoreConfig:
     toxicity_model: str = setting(
         str(params.TOXICITY_DIR), "toxicity: the probe made here, detoxify:NAME, a Hub id or folder, or column:NAME"
     )
-    toxicity_label: str = setting("1", "toxicity: the label of such a classifier that means toxic")
+    toxicity_label: str = setting("", "toxicity: a classifier's label that means toxic; default: the second of two")
     toxicity_sha256: str = setting("", "toxicity: hash of a checkpoint of one's own for detoxify:FILE")
     trait_model: str = setting("", "style: a text classifier, Hub id or folder")
-    trait_label: str = setting("1", "style: the label whose probability is the trait")
+    trait_label: str = setting("", "style: the label whose probability is the trait; default: the second of two")
 
 
 @dataclass
@@ -424,6 +425,8 @@ class CompareConfig(RunConfig):
     )
     output: str = setting(str(params.REPORTS_DIR / "comparison"), "folder for the report")
     title: str = setting("Comparison", "title of the report")
+    input_column: str = setting(params.INPUT_COLUMN, "column with the source text, as for score.py")
+    output_column: str = setting(params.OUTPUT_COLUMN, "column with the text that was scored")
     confidence: float = setting(params.CONFIDENCE, "level of the intervals; a test is sure below 1 - this")
     resamples: int = setting(params.BOOTSTRAP_RESAMPLES, "bootstrap resamples, and random flips of signs")
     cluster_column: str = setting("", "rows with the same value here are resampled together; default: each by itself")
@@ -452,14 +455,22 @@ class CompareConfig(RunConfig):
             raise ValueError(f"--export {', '.join(sorted(wrong))}: there are inspect and lm_eval")
         if bool(self.gold) != bool(self.gold_labels):
             raise ValueError("--gold FILE and --gold_labels measure=column go together")
-        if any(not measure or not value for measure, value in self.labels() + self.differences()):
+        if any(not measure or not value for measure, value in self.labels() + _assignments(self.detect)):
             raise ValueError("--gold_labels and --detect: write measure=value, joined by commas")
+        if self.detect and not self.plan:
+            raise ValueError("--detect says what --plan is to find: add --plan")
+        try:
+            fine = all(math.isfinite(value) and value for value in self.differences().values())
+        except ValueError:
+            fine = False
+        if not fine:
+            raise ValueError(f"--detect {self.detect}: a difference is a number other than 0")
 
     def formats(self) -> list[str]:
-        return _names(self.export)
+        return list(dict.fromkeys(_names(self.export)))
 
     def labels(self) -> list[tuple[str, str]]:
         return _assignments(self.gold_labels)
 
-    def differences(self) -> list[tuple[str, str]]:
-        return _assignments(self.detect)
+    def differences(self) -> dict[str, float]:
+        return {measure: float(value) for measure, value in _assignments(self.detect)}

@@ -1,6 +1,6 @@
 """Comparisons in the log formats of Inspect and of lm-evaluation-harness, for those who keep their results there.
 
-Written by the published schemas, without either library: Inspect's log version 2 (read_eval_log takes it: see
+Written by the published schemas, without either library: Inspect's log version 2 (read by inspect-ai 0.3.285: see
 benchmarks/RESULTS.md), and the results and samples files of lm-evaluation-harness.
 """
 
@@ -8,6 +8,7 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import NormalDist
 
 from utils.records import write_json
 
@@ -35,7 +36,11 @@ def _inspect(result: dict, rows: list[dict], task: str, system: str, folder: Pat
             "scored_samples": mean["n"],
             "unscored_samples": result["rows"] - mean["n"],
             "metrics": {"mean": {"name": "mean", "value": mean["mean"]}}
-            | {f"ci_{end}": {"name": f"ci_{end}", "value": mean[end]} for end in ("low", "high")},
+            | {
+                f"ci_{end}": {"name": f"ci_{end}", "value": mean[end]}
+                for end in ("low", "high")
+                if mean[end] is not None
+            },
         }
         for measure, mean in result["means"][system].items()
         if mean["mean"] is not None
@@ -77,10 +82,12 @@ def _inspect(result: dict, rows: list[dict], task: str, system: str, folder: Pat
 
 def _lm_eval(result: dict, rows: list[dict], task: str, system: str, folder: Path, stem: str) -> None:
     means = {m: mean for m, mean in result["means"][system].items() if mean["mean"] is not None}
+    width = 2 * NormalDist().inv_cdf((1 + result["sampling"]["confidence"]) / 2)  # of an interval, in standard errors
     metrics: dict = {"alias": task}
     for measure, mean in means.items():
         metrics[f"{measure},none"] = mean["mean"]
-        metrics[f"{measure}_stderr,none"] = (mean["high"] - mean["low"]) / 3.92  # of a 95 % interval
+        if mean["low"] is not None:
+            metrics[f"{measure}_stderr,none"] = (mean["high"] - mean["low"]) / width
     better = {m: result["measures"][m]["better"] == "higher" for m in means if result["measures"][m]["better"]}
     write_json(
         folder / f"results_{stem}.json",

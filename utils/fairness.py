@@ -4,32 +4,34 @@ import numpy as np
 import pandas as pd
 
 from utils.comparison import values_of
-from utils.stats import Sampling, mean_interval
+from utils.stats import Sampling, holm, mean_interval
 
 COLUMNS = ("base_id", "attribute", "group")  # those of generate_data/counterfactuals.py
 
 
 def gaps(frame: pd.DataFrame, measures: list[str], sampling: Sampling) -> list[dict]:
-    """For every attribute and measure, how far its groups are apart.
+    """For every attribute, kind of template (biased, neutral) and measure, how far the groups are apart.
 
     Each text is compared with the same text about the other groups: what counts is its value less the mean of its
     template over the groups. So a template that is hard for everyone says nothing.
 
     Args:
-        frame: rows with `base_id` (the template), `attribute`, `group`, and the measures.
+        frame: rows with `base_id` (the template), `attribute`, `group`, perhaps `kind`, and the measures.
 
     Returns:
-        Per attribute and measure: `gap`, the highest mean less the lowest, and which groups these are; `p`, how often
-        groups shuffled within templates are as far apart; `groups`, name -> mean, and `low` and `high` of its distance
-        from the others.
+        Per attribute, kind and measure: `gap`, the highest mean less the lowest, and which groups these are; `p`, how
+        often groups shuffled within templates are as far apart, and `p_holm`, corrected over all of these; `groups`,
+        name -> mean, and `low` and `high` of its distance from the others. Templates without a value for every group
+        are left out, and so are a measure with fewer than two templates or groups.
     """
     found = []
-    for attribute, of_attribute in frame.groupby("attribute", sort=False):
+    kinds = frame["kind"] if "kind" in frame else pd.Series("", index=frame.index)
+    for (attribute, kind), some in frame.groupby([frame["attribute"], kinds], sort=False):
         for measure in measures:
-            table = of_attribute.assign(value=values_of(of_attribute, measure)).pivot_table(
+            table = some.assign(value=values_of(some, measure)).pivot_table(
                 index="base_id", columns="group", values="value", sort=False
             )
-            table = table.dropna()  # templates with a value for every group
+            table = table.dropna()
             if table.shape[0] < 2 or table.shape[1] < 2:
                 continue
             values = table.to_numpy()
@@ -38,6 +40,7 @@ def gaps(frame: pd.DataFrame, measures: list[str], sampling: Sampling) -> list[d
             found.append(
                 {
                     "attribute": attribute,
+                    "kind": kind,
                     "measure": measure,
                     "templates": len(table),
                     "gap": float(means.max() - means.min()),
@@ -50,6 +53,8 @@ def gaps(frame: pd.DataFrame, measures: list[str], sampling: Sampling) -> list[d
                     },
                 }
             )
+    for gap, p in zip(found, holm([gap["p"] for gap in found]), strict=True):
+        gap["p_holm"] = p
     return found
 
 

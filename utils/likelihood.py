@@ -36,18 +36,23 @@ def completion_loss(
     Returns:
         A scalar with gradient.
     """
+    packed, hidden, output = _run_packed(model, inputs)
+    supervised = packed.targets != -100
+    total = _OutputLoss.apply(
+        hidden[supervised].to(output.weight.dtype), output.weight, output.bias, packed.targets[supervised]
+    )
+    return total / (supervised.sum() if num_tokens is None else num_tokens)
+
+
+def _run_packed(model, inputs: dict[str, torch.Tensor]):
+    """The rows as one sequence, its last hidden states [tokens, hidden size], and the output layer."""
     causal = without_adapter(model)
     packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
     with attention_by(PACKED, causal), lora.one_product(model):
         hidden = causal.base_model(
             input_ids=packed.ids[None], position_ids=packed.positions[None], use_cache=False, rows=packed
         ).last_hidden_state[0]
-    supervised = packed.targets != -100
-    output = causal.get_output_embeddings()
-    total = _OutputLoss.apply(
-        hidden[supervised].to(output.weight.dtype), output.weight, output.bias, packed.targets[supervised]
-    )
-    return total / (supervised.sum() if num_tokens is None else num_tokens)
+    return packed, hidden, causal.get_output_embeddings()
 
 
 @torch.inference_mode()
@@ -63,17 +68,12 @@ def log_likelihoods(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         targets = inputs["labels"][:, 1:]
         scores = torch.log_softmax(logits.float(), dim=-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
         return (scores * (targets != -100)).sum(dim=1)
-    causal = without_adapter(model)
-    packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
-    with attention_by(PACKED, causal), lora.one_product(model):
-        hidden = causal.base_model(
-            input_ids=packed.ids[None], position_ids=packed.positions[None], use_cache=False, rows=packed
-        ).last_hidden_state[0]
+    packed, hidden, output = _run_packed(model, inputs)
     # the shared tokens are supervised in no row; which row a later token belongs to
     of_row = torch.repeat_interleave(torch.tensor(packed.lengths, device=hidden.device))
     of_row = torch.cat([of_row.new_zeros(packed.shared), of_row])
     places = (packed.targets != -100).nonzero()[:, 0]
-    output, total = causal.get_output_embeddings(), torch.zeros(len(packed.lengths), device=hidden.device)
+    total = torch.zeros(len(packed.lengths), device=hidden.device)
     for some in places.split(OUTPUT_ROWS):
         scores = torch.log_softmax(output(hidden[some].to(output.weight.dtype)), dim=1, dtype=torch.float32)
         total.index_add_(0, of_row[some], scores.gather(1, packed.targets[some, None])[:, 0])

@@ -191,6 +191,10 @@ CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 10_000
 BASELINES = ("copy", "delete", "reference", "prompted", "few-shot")  # a table is not complete without them
 TRICKS = ("copy", "delete")  # of these, those that need no model
+JUDGES = (  # settings of score.py that say by whom: files that differ in them cannot be compared
+    "toxicity_model", "toxicity_label", "fluency_model", "bertscore_model", "joint_parts", "trait_model",
+    "trait_label", "reference_columns",
+)  # fmt: skip
 GROUP_COLUMNS = "aspect,target"  # tables by group, where a file has these columns
 GROUP_MIN_ROWS = 5  # a mean over fewer rows says nothing about a group
 POWER = 0.8  # of the test that --plan plans

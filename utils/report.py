@@ -54,13 +54,18 @@ def audit_page(rows: list[dict], findings: list, total: int) -> str:
 
 def mean_table(result: dict) -> str:
     """Markdown: the means of a comparison (utils/comparison.py)."""
+    first = result["means"][result["compared_with"]]
+
+    def cell(value: dict, rows: int) -> str:
+        mean = "-" if value["mean"] is None else f"{value['mean']:.3g}"
+        return mean if value["n"] == rows else f"{mean} (n {value['n']})"
+
     means = [
-        [name, *["-" if v["mean"] is None else f"{v['mean']:.3g}" for v in row.values()]]
-        for name, row in result["means"].items()
+        [name, *[cell(value, first[m]["n"]) for m, value in row.items()]] for name, row in result["means"].items()
     ]
     arrows = {"higher": " (up)", "lower": " (down)", None: ""}
     header = ["system", *[m + arrows[of["better"]] for m, of in result["measures"].items()]]
-    scored = ["rows scored", *[str(v["n"]) for v in next(iter(result["means"].values())).values()]]
+    scored = ["rows scored", *[str(value["n"]) for value in first.values()]]
     return markdown_table(header, [*means, scored])
 
 
@@ -71,16 +76,16 @@ def difference_table(result: dict) -> str:
             name,
             m,
             f"{d['mean']:+.3g}",
-            f"{d['low']:+.3g} to {d['high']:+.3g}",
-            "-" if d.get("p_holm") is None else f"{d['p_holm']:.2g}",
+            "-" if d["low"] is None else f"{d['low']:+.3g} to {d['high']:+.3g}",
+            "-" if d["p_holm"] is None else f"{d['p_holm']:.2g}",
             str(d["n"]),
-            {True: "+", False: "-"}.get(d.get("better"), ""),
+            {True: "+", False: "-"}.get(d["better"], ""),
         ]
         for name, row in result["differences"].items()
         for m, d in row.items()
         if d["mean"] is not None
     ]
-    text = f"Paired differences from {result['compared_with']}, {result['sampling']['confidence']:.0%} bootstrap "
+    text = f"Paired differences from {result['compared_with']}, {result['sampling']['confidence']:.4g} "
     text += "intervals; p corrected over measures (+ better, - worse, empty: not sure)\n\n"
     return text + markdown_table(["system", "measure", "difference", "interval", "p", "rows", ""], rows)
 
@@ -89,11 +94,12 @@ def latex_tables(result: dict) -> str:
     """LaTeX (booktabs): the means of a comparison, and the differences with their intervals."""
     import pandas as pd
 
-    means = pd.DataFrame({name: {m: v["mean"] for m, v in row.items()} for name, row in result["means"].items()}).T
+    means = {name: {m: v["mean"] for m, v in row.items()} for name, row in result["means"].items()}
+    means = pd.DataFrame(means).T.astype(float)
     differences = pd.DataFrame(
         {
             name: {
-                m: "" if d["mean"] is None else f"{d['mean']:+.3g} [{d['low']:+.3g}, {d['high']:+.3g}]"
+                m: "" if d["low"] is None else f"{d['mean']:+.3g} [{d['low']:+.3g}, {d['high']:+.3g}]"
                 for m, d in row.items()
             }
             for name, row in result["differences"].items()
@@ -116,6 +122,7 @@ def _latex(text: str) -> str:
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table padded so that it also reads well in a terminal."""
+    header, *rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: list[str]) -> str:

@@ -5,7 +5,7 @@ off its middle layers. The text is put before the model twice, and the second re
 seen with the whole text in view (echo embeddings, Springer et al. 2024, arXiv 2402.15449). The model is not changed.
 """
 
-from collections.abc import Iterator
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from utils import params
+from utils.batches import by_length
 from utils.edits import Span, join_words, words_of
 from utils.helpers import UserError
 from utils.loading import load_base, load_tokenizer
@@ -67,7 +68,7 @@ def word_features(model, tokenizer, texts: list[str], layers: list[int]) -> list
         encoded.append((opening + second["input_ids"], len(opening), second["offset_mapping"]))
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
     with tqdm(total=len(texts), unit="text", desc="reading", disable=len(texts) < 2) as bar:
-        for batch in _batches([len(ids) for ids, _, _ in encoded]):
+        for batch in by_length([len(ids) for ids, _, _ in encoded], params.SPOT_BATCH_TOKENS):
             states = _hidden_states(model, tokenizer, [encoded[i][0] for i in batch], layers)
             for row, i in enumerate(batch):
                 _, start, offsets = encoded[i]
@@ -81,25 +82,28 @@ def word_features(model, tokenizer, texts: list[str], layers: list[int]) -> list
     return found
 
 
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Rows of like length together, under a budget of padded tokens."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > params.SPOT_BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
 @torch.inference_mode()
 def _hidden_states(model, tokenizer, rows: list[list[int]], layers: list[int]) -> np.ndarray:
     """[rows, tokens, layers * hidden size]; rows are padded on the right, where a causal model does not look."""
     padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt").to(model.device)
     # the backbone only: the output layer would cost a fifth more and is not needed
-    states = model.base_model(**padded, output_hidden_states=True, use_cache=False).hidden_states
+    with _no_deeper_than(model.base_model, max(layers)):
+        states = model.base_model(**padded, output_hidden_states=True, use_cache=False).hidden_states
     return torch.cat([states[layer] for layer in layers], dim=-1).float().cpu().numpy()
+
+
+@contextlib.contextmanager
+def _no_deeper_than(backbone, layer: int):
+    """Within the block the layers after the next one are gone; the next stays, since the last state is normalised."""
+    whole = getattr(backbone, "layers", None)
+    if whole is None:
+        yield
+        return
+    backbone.layers = whole[: layer + 1]
+    try:
+        yield
+    finally:
+        backbone.layers = whole
 
 
 def _tokens_of(word: Span, offsets: list[Span]) -> list[int]:

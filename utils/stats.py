@@ -1,4 +1,4 @@
-"""Intervals, paired tests, judge error and sample sizes, by scipy and statsmodels.
+"""Intervals, paired tests and sample sizes, by scipy and statsmodels.
 
 Missing values are NaN and left out. `clusters` says which rows belong together (one conversation, one template): they
 are resampled together, since rows of a cluster are no independent evidence. None: every row stands for itself.
@@ -8,21 +8,72 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.helpers import UserError
-
 
 @dataclass(frozen=True)
 class Sampling:
-    """How intervals are made: level, bootstrap resamples, seed."""
+    """How intervals are made: level, resamples, seed."""
 
     confidence: float
     resamples: int
     seed: int
 
+    @property
+    def alpha(self) -> float:
+        return round(1 - self.confidence, 12)
+
     def interval(self, draws: np.ndarray) -> tuple[float, float]:
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(draws, [tail, 1 - tail])
+        low, high = np.quantile(draws, [self.alpha / 2, 1 - self.alpha / 2])
         return float(low), float(high)
+
+
+def given(values: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values that are there, and their clusters."""
+    there = ~np.isnan(values)
+    return values[there], None if clusters is None else clusters[there]
+
+
+def mean_interval(values: np.ndarray, sampling: Sampling, clusters: np.ndarray | None = None) -> dict:
+    """Mean with an interval: of the bootstrap, or for yes-or-no values by Jeffreys' prior.
+
+    Args:
+        values: one number per row, shape [rows].
+
+    Returns:
+        `mean`, `low`, `high`, `n`; the mean None without values, the ends None where a single row (or cluster) says
+        nothing about others.
+    """
+    values, clusters = given(values, clusters)
+    if len(values) == 0:
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    return _with_ends(values, share_draws(values, sampling, clusters), sampling)
+
+
+def _with_ends(values: np.ndarray, draws: np.ndarray | None, sampling: Sampling) -> dict:
+    low, high = (None, None) if draws is None else sampling.interval(draws)
+    return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}
+
+
+def share_draws(values: np.ndarray, sampling: Sampling, clusters: np.ndarray | None) -> np.ndarray | None:
+    """Means that the rows leave possible, [resamples]; None for a single one.
+
+    Yes-or-no values by Jeffreys' prior: resampling 0 of 20 gives 0 every time, and would make it look certain.
+    """
+    if clusters is None and set(values) <= {0.0, 1.0}:
+        rng, positives = np.random.default_rng(sampling.seed), values.sum()
+        return rng.beta(positives + 0.5, len(values) - positives + 0.5, sampling.resamples)
+    return _bootstrap(values, sampling, clusters)
+
+
+def difference_draws(
+    ours: np.ndarray, theirs: np.ndarray, sampling: Sampling, clusters: np.ndarray | None
+) -> np.ndarray | None:
+    """Means of ours - theirs, without missing values, that the rows leave possible, [resamples]."""
+    values = ours - theirs
+    if clusters is None and set(ours) | set(theirs) <= {0.0, 1.0}:
+        counts = np.array([(values > 0).sum(), (values < 0).sum(), (values == 0).sum()])
+        shares = np.random.default_rng(sampling.seed).dirichlet(counts + 0.5, sampling.resamples)
+        return shares[:, 0] - shares[:, 1]
+    return _bootstrap(values, sampling, clusters)
 
 
 def _totals(values: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -33,31 +84,15 @@ def _totals(values: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray
     return np.bincount(of_row, weights=values), np.bincount(of_row).astype(float)
 
 
-def mean_interval(values: np.ndarray, sampling: Sampling, clusters: np.ndarray | None = None) -> dict:
-    """Mean with a percentile bootstrap interval.
-
-    Args:
-        values: one number per row, shape [rows].
-
-    Returns:
-        `mean`, `low`, `high`, `n`; all but `n` None without values, and low = mean = high where nothing varies.
-    """
-    given = ~np.isnan(values)
-    values, clusters = values[given], clusters if clusters is None else clusters[given]
-    if len(values) == 0:
-        return {"mean": None, "low": None, "high": None, "n": 0}
-    mean = float(values.mean())
-    low, high = sampling.interval(_bootstrap(values, sampling, clusters))
-    return {"mean": mean, "low": low, "high": high, "n": len(values)}
-
-
-def _bootstrap(values: np.ndarray, sampling: Sampling, clusters: np.ndarray | None) -> np.ndarray:
+def _bootstrap(values: np.ndarray, sampling: Sampling, clusters: np.ndarray | None) -> np.ndarray | None:
     """Means of resampled clusters, [resamples]."""
     from scipy.stats import bootstrap
 
     sums, counts = _totals(values, clusters)
-    if len(sums) == 1 or np.all(values == values[0]):
-        return np.full(sampling.resamples, values.mean())
+    if len(sums) < 2:
+        return None
+    if np.all(values == values[0]):
+        return np.full(sampling.resamples, values[0])
     return bootstrap(
         (sums, counts),
         lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
@@ -75,30 +110,42 @@ def paired_difference(
     """Mean of ours - theirs over the rows where both have a value, with interval, effect size and p-value.
 
     Returns:
-        `mean`, `low`, `high`, `n` of the difference; `effect`, the mean in standard deviations of the difference
-        (Cohen's d_z; None where nothing varies); `p`, two-sided, and `test`, its name.
+        `mean`, `low`, `high`, `n` of the difference, as for `mean_interval`; `effect`, the mean in standard deviations
+        of the difference (Cohen's d_z; None where nothing varies); `p`, two-sided, and `test`, its name.
     """
-    difference = ours - theirs
-    found = mean_interval(difference, sampling, clusters)
-    both = ~np.isnan(difference)
-    values = difference[both]
+    ours, theirs, clusters = paired(ours, theirs, clusters)
+    values = ours - theirs
+    if len(values) == 0:
+        return dict.fromkeys(("mean", "low", "high", "effect", "p"), None) | {"n": 0, "test": ""}
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    found["effect"] = found["mean"] / spread if spread else None
-    found["p"], found["test"] = _p_value(values, None if clusters is None else clusters[both], sampling)
-    return found
+    p, test = _p_value(ours, theirs, clusters, sampling)
+    return _with_ends(values, difference_draws(ours, theirs, sampling, clusters), sampling) | {
+        "effect": float(values.mean()) / spread if spread else None,
+        "p": p,
+        "test": test,
+    }
 
 
-def _p_value(values: np.ndarray, clusters: np.ndarray | None, sampling: Sampling) -> tuple[float | None, str]:
-    """McNemar's exact test where the difference is of two yes-or-no measures; else signs are flipped at random.
+def paired(
+    ours: np.ndarray, theirs: np.ndarray, clusters: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The rows where both have a value."""
+    both = ~np.isnan(ours) & ~np.isnan(theirs)
+    return ours[both], theirs[both], None if clusters is None else clusters[both]
 
-    McNemar's test is what flipping all signs gives for such differences; only its exact form is used.
+
+def _p_value(
+    ours: np.ndarray, theirs: np.ndarray, clusters: np.ndarray | None, sampling: Sampling
+) -> tuple[float, str]:
+    """McNemar's exact test for yes-or-no measures; else, and for clusters, signs of differences flipped at random.
+
+    McNemar's test is what flipping all signs gives for such differences.
     """
     from scipy.stats import permutation_test
     from statsmodels.stats.contingency_tables import mcnemar
 
-    if len(values) == 0:
-        return None, ""
-    if clusters is None and set(values) <= {-1.0, 0.0, 1.0}:
+    values = ours - theirs
+    if clusters is None and set(ours) | set(theirs) <= {0.0, 1.0}:
         more, less = int((values > 0).sum()), int((values < 0).sum())
         return float(mcnemar([[0, more], [less, 0]], exact=True).pvalue), "McNemar"
     sums, _ = _totals(values, clusters)
@@ -114,154 +161,41 @@ def holm(p_values: list[float | None]) -> list[float | None]:
     """Holm's correction (1979) for several measures; None stays None and does not count."""
     from statsmodels.stats.multitest import multipletests
 
-    given = [p for p in p_values if p is not None]
-    corrected = iter(multipletests(given, method="holm")[1] if given else [])
+    there = [p for p in p_values if p is not None]
+    corrected = iter(multipletests(there, method="holm")[1] if there else [])
     return [None if p is None else float(next(corrected)) for p in p_values]
 
 
-@dataclass(frozen=True)
-class Judge:
-    """How often a yes-or-no judge was right on rows with a human label, the gold set."""
+def spread_of_difference(
+    ours: np.ndarray, theirs: np.ndarray, sampling: Sampling, clusters: np.ndarray | None
+) -> tuple[float, int]:
+    """Standard deviation of ours - theirs that a single row of a plan counts with, and the rows it was seen on.
 
-    true_positives: int
-    positives: int
-    true_negatives: int
-    negatives: int
-
-    @property
-    def sensitivity(self) -> float:
-        return self.true_positives / self.positives
-
-    @property
-    def specificity(self) -> float:
-        return self.true_negatives / self.negatives
-
-    def draws(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Sensitivities and specificities that the gold set leaves possible (Jeffreys' prior), both [count]."""
-        return (
-            rng.beta(right + 0.5, total - right + 0.5, count)
-            for right, total in ((self.true_positives, self.positives), (self.true_negatives, self.negatives))
-        )
-
-
-def measure_judge(judged: np.ndarray, gold: np.ndarray) -> Judge:
-    """Compares verdicts with human labels, both 0 or 1 per row (NaN: left out).
-
-    Raises:
-        UserError: one of the two labels is missing, or the judge is no better than chance, so that nothing is known.
+    With clusters it is as much larger than that of the rows as resampling clusters says (the design effect).
     """
-    both = ~np.isnan(judged) & ~np.isnan(gold)
-    judged, gold = judged[both], gold[both]
-    if wrong := (set(judged) | set(gold)) - {0.0, 1.0}:
-        raise UserError(f"a judge says 0 or 1, and so do its gold rows; there is {min(wrong):g}")
-    judge = Judge(
-        int((judged[gold == 1] == 1).sum()), int((gold == 1).sum()),
-        int((judged[gold == 0] == 0).sum()), int((gold == 0).sum()),
-    )  # fmt: skip
-    if not judge.positives or not judge.negatives:
-        raise UserError("the gold rows hold one label only: sensitivity and specificity need both")
-    if judge.sensitivity + judge.specificity <= 1:
-        raise UserError(
-            f"on the gold rows the judge is no better than chance (sensitivity {judge.sensitivity:.2f}, specificity "
-            f"{judge.specificity:.2f})"
-        )
-    return judge
-
-
-def corrected_mean(
-    values: np.ndarray,
-    judge: Judge,
-    sampling: Sampling,
-    clusters: np.ndarray | None = None,
-    propagate: bool = True,
-) -> dict:
-    """The share of true positives behind the verdicts of an imperfect judge, 0..1.
-
-    (share + specificity - 1) / (sensitivity + specificity - 1) (Rogan and Gladen 1978). The interval holds the error
-    of the rows and that of the gold set, from which sensitivity and specificity are known.
-
-    Args:
-        values: verdicts, 0 or 1, [rows].
-        propagate: False takes sensitivity and specificity as known, as others do: benchmarks/bench_coverage.py.
-    """
-    values, clusters = _given(values, clusters)
-    draws = _share_draws(values, sampling, clusters)
-    sensitivity, specificity = _accuracy(judge, sampling, propagate)
-    low, high = sampling.interval(np.clip((draws + specificity - 1) / _youden(sensitivity, specificity), 0, 1))
-    mean = (values.mean() + judge.specificity - 1) / (judge.sensitivity + judge.specificity - 1)
-    return {"mean": float(np.clip(mean, 0, 1)), "low": low, "high": high, "n": len(values)}
-
-
-def corrected_difference(
-    ours: np.ndarray,
-    theirs: np.ndarray,
-    judge: Judge,
-    sampling: Sampling,
-    clusters: np.ndarray | None = None,
-    propagate: bool = True,
-) -> dict:
-    """The difference of two such shares on the same rows, judged alike: difference / (sensitivity + specificity - 1).
-
-    It rests on the judge being as good with one system as with the other: take gold rows from both.
-    """
-    values, clusters = _given(ours - theirs, clusters)
-    draws = _difference_draws(values, sampling, clusters)
-    low, high = sampling.interval(np.clip(draws / _youden(*_accuracy(judge, sampling, propagate)), -1, 1))
-    mean = values.mean() / (judge.sensitivity + judge.specificity - 1)
-    return {"mean": float(np.clip(mean, -1, 1)), "low": low, "high": high, "n": len(values)}
-
-
-def _given(values: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    given = ~np.isnan(values)
-    return values[given], None if clusters is None else clusters[given]
-
-
-def _accuracy(judge: Judge, sampling: Sampling, propagate: bool) -> tuple[np.ndarray, np.ndarray]:
-    if not propagate:
-        return np.array([judge.sensitivity]), np.array([judge.specificity])
-    return tuple(judge.draws(sampling.resamples, np.random.default_rng(sampling.seed + 1)))
-
-
-def _youden(sensitivity: np.ndarray, specificity: np.ndarray) -> np.ndarray:
-    """Sensitivity + specificity - 1; a draw at or below chance leaves everything possible."""
-    return np.maximum(sensitivity + specificity - 1, 1e-9)
-
-
-def _share_draws(values: np.ndarray, sampling: Sampling, clusters: np.ndarray | None) -> np.ndarray:
-    """Shares that the rows leave possible, [resamples]; Jeffreys' prior keeps few positives from looking certain."""
-    if clusters is not None:
-        return _bootstrap(values, sampling, clusters)
-    positives = values.sum()
-    rng = np.random.default_rng(sampling.seed)
-    return rng.beta(positives + 0.5, len(values) - positives + 0.5, sampling.resamples)
-
-
-def _difference_draws(values: np.ndarray, sampling: Sampling, clusters: np.ndarray | None) -> np.ndarray:
-    """Differences of paired shares that the rows leave possible, [resamples]."""
-    if clusters is not None:
-        return _bootstrap(values, sampling, clusters)
-    counts = [(values > 0).sum(), (values < 0).sum(), (values == 0).sum()]
-    shares = np.random.default_rng(sampling.seed).dirichlet(np.array(counts) + 0.5, sampling.resamples)
-    return shares[:, 0] - shares[:, 1]
+    ours, theirs, clusters = paired(ours, theirs, clusters)
+    draws = _bootstrap(ours - theirs, sampling, clusters) if len(ours) else None
+    return (0.0 if draws is None else float(np.std(draws) * np.sqrt(len(ours)))), len(ours)
 
 
 def rows_needed(spread: float, difference: float, alpha: float, power: float) -> int:
     """How many paired rows show a difference in the mean, by the t-test's power (statsmodels).
 
     Args:
-        spread: standard deviation of the difference between the two systems over rows, of a pilot.
-        difference: the true difference that should be found, in the same unit.
+        spread: standard deviation of the difference between the two systems over rows, of a pilot; not 0.
+        difference: the true difference that should be found, in the same unit; not 0.
         alpha: two-sided level. power: probability, 0..1, of finding it.
     """
     from statsmodels.stats.power import TTestPower
 
-    if spread == 0:
-        return 2
-    return int(np.ceil(TTestPower().solve_power(effect_size=abs(difference) / spread, alpha=alpha, power=power)))
+    effect = abs(difference) / spread
+    if effect > 5:  # a handful of rows; the solver does not go so low
+        return 3
+    return int(np.ceil(TTestPower().solve_power(effect_size=effect, alpha=alpha, power=power)))
 
 
-def difference_found(spread: float, rows: int, alpha: float, power: float) -> float:
-    """The smallest true difference that so many rows show; the reverse of `rows_needed`."""
+def difference_found(spread: float, rows: int, alpha: float, power: float) -> float | None:
+    """The smallest true difference that so many rows show: the reverse of `rows_needed`. None for a handful."""
     from statsmodels.stats.power import TTestPower
 
-    return spread * float(TTestPower().solve_power(nobs=rows, alpha=alpha, power=power))
+    return spread * float(TTestPower().solve_power(nobs=rows, alpha=alpha, power=power)) if rows >= 5 else None

@@ -17,12 +17,13 @@ from utils.records import RECORD_NAME, file_sha256, read_json
 logger = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "toxicity.safetensors"
+_known: dict[tuple[str, str], dict[str, float]] = {}  # by classifier and label: text -> probability
 
 
 def toxicity_of(texts: list[str], name: str, label: str, sha256: str = "") -> np.ndarray:
-    """Probability that each text is toxic, 0..1, float [texts]; NaN for an empty text.
+    """Probability that each text is toxic, 0..1, float [texts]; NaN for an empty text (the probe: one without words).
 
-    Equal texts are read once.
+    A text is read once, also where several files hold it, as those of several systems hold the same sources.
 
     Args:
         name: folder of the probe, `detoxify:` and a published name or a checkpoint file, or a Hub id or folder of a
@@ -30,7 +31,8 @@ def toxicity_of(texts: list[str], name: str, label: str, sha256: str = "") -> np
         label: of such a classifier, the label that means toxic.
         sha256: of the checkpoint file, which is a pickle and could run code: no other file is opened.
     """
-    different = list(dict.fromkeys(text for text in texts if text.strip()))
+    known = _known.setdefault((name, label), {})
+    different = [text for text in dict.fromkeys(texts) if text.strip() and text not in known]
     if name.startswith("detoxify:"):
         found = _by_detoxify(different, name.removeprefix("detoxify:"), sha256)
     elif is_probe(name):
@@ -41,8 +43,8 @@ def toxicity_of(texts: list[str], name: str, label: str, sha256: str = "") -> np
         from utils.classifier import probabilities
 
         found = probabilities(different, name, label)
-    by_text = dict(zip(different, found, strict=True))
-    return np.array([by_text.get(text, np.nan) for text in texts], dtype=float)
+    known.update(zip(different, found, strict=True))
+    return np.array([known.get(text, np.nan) for text in texts], dtype=float)
 
 
 def is_probe(name: str) -> bool:
@@ -58,15 +60,16 @@ def measured_quality(name: str) -> dict[str, float]:
 
 
 def text_features(model, tokenizer, texts: list[str], layers: list[int]) -> np.ndarray:
-    """Hidden states averaged over the words of a text, float32 [texts, features]; zeros for a text without words.
+    """Hidden states averaged over the words of a text, float32 [texts, features].
+
+    Zeros for a text without words ("???").
 
     Of a long text the first params.TOXICITY_CHARS characters are read.
     """
     from utils.spotter import word_features
 
     found = word_features(model, tokenizer, [text[: params.TOXICITY_CHARS] for text in texts], layers)
-    width = next((states.shape[1] for states in found if len(states)), 0)
-    return np.stack([states.mean(0) if len(states) else np.zeros(width, np.float32) for states in found])
+    return np.stack([states.mean(0) if len(states) else np.zeros(states.shape[1], np.float32) for states in found])
 
 
 def _by_probe(texts: list[str], folder: Path) -> np.ndarray:
@@ -75,7 +78,8 @@ def _by_probe(texts: list[str], folder: Path) -> np.ndarray:
     if not texts:
         return np.empty(0)
     probe, layers, model, tokenizer = _probe(folder)
-    return expit(probe(text_features(model, tokenizer, texts, layers)))
+    features = text_features(model, tokenizer, texts, layers)
+    return np.where(features.any(axis=1), expit(probe(features)), np.nan)
 
 
 @lru_cache(maxsize=1)

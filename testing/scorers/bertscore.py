@@ -36,7 +36,7 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
             )
         except KeyError as error:  # the library knows which layer is best for some names only
             raise UserError(f"--bertscore_model {config.bertscore_model}: give --bertscore_layer as well") from error
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # not there, or its tokenizer does not say how long a text may be
             raise UserError(f"--bertscore_model {config.bertscore_model}: {str(error).splitlines()[0]}") from error
         scores[said] = found[2].numpy().astype(float)
     return pd.DataFrame({"bertscore": scores})

@@ -42,6 +42,7 @@ def nats_per_token(texts: list[str], name: str) -> np.ndarray:
     """
     import torch
 
+    from utils.batches import by_length
     from utils.likelihood import log_likelihoods
 
     model, tokenizer = _model(name)
@@ -50,7 +51,7 @@ def nats_per_token(texts: list[str], name: str) -> np.ndarray:
     different = list(dict.fromkeys(text for text in texts if text.strip()))
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"][: params.FLUENCY_TOKENS] for text in different]
     scores: dict[str, float] = {}
-    for batch in _batches([len(row) + 1 for row in ids]):
+    for batch in by_length([len(row) + 1 for row in ids], params.FLUENCY_BATCH_TOKENS):
         rows = [torch.tensor([begin, *ids[n]]) for n in batch]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
@@ -63,18 +64,6 @@ def nats_per_token(texts: list[str], name: str) -> np.ndarray:
     for n, text in enumerate(texts):
         found[n] = scores.get(text, np.nan)
     return found
-
-
-def _batches(lengths: list[int]):
-    """Rows of like length together, under a budget of tokens."""
-    batch: list[int] = []
-    for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > params.FLUENCY_BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(n)
-    if batch:
-        yield batch
 
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:

@@ -32,7 +32,9 @@ def erased(group: str, text: str) -> bool:
 
 
 def _stem(word: str) -> str:
-    return {"men": "man", "women": "woman"}.get(word, re.sub(r"'?s$|s'$", "", word))
+    word = re.sub(r"'s$|(?<=s)'$", "", word)
+    irregular = {"men": "man", "women": "woman", "jews": "jewish", "jew": "jewish"}
+    return irregular.get(word, re.sub(r"(?<=\w\w)s$", "", word))
 
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:

@@ -9,6 +9,7 @@ share of harm counts as 0 or 1, by whether it is below one half.
 import pandas as pd
 
 from testing.scorers import Measure, all_measures
+from utils.comparison import values_of
 from utils.configs import ScoreConfig
 from utils.helpers import UserError
 
@@ -16,16 +17,21 @@ MEASURES = {"joint": Measure("style accuracy x similarity x fluency (--joint_par
 
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
-    """Missing where a part is missing. A measure for which lower is better counts as 1 below one half, else 0."""
+    """Missing where a part is missing, 0 for an empty rewriting. Of harm counts whether it is below one half."""
     parts = [name.strip() for name in config.joint_parts.split(",") if name.strip()]
     if missing := [name for name in parts if name not in frame]:
         raise UserError(
             f"--joint_parts {','.join(missing)}: no such column: name their scorers before joint in --scorers"
         )
+    if not parts:
+        raise UserError("--joint_parts: give the columns that are multiplied")
     known, product = all_measures(), pd.Series(1.0, index=frame.index)
     for name in parts:
-        values = pd.to_numeric(frame[name])
-        if name in known and known[name].better == "lower":
+        values = pd.Series(values_of(frame, name), index=frame.index)
+        if name in known and known[name].about == "harm" and known[name].better == "lower":
             values = (values < 0.5).astype(float).where(values.notna())
+        if (values.abs() > 1 + 1e-6).any():
+            raise UserError(f"--joint_parts {name}: {values.abs().max():g} is no share: a part lies in 0..1")
         product *= values.clip(0, 1)
+    product[frame[config.output_column].str.strip() == ""] = 0.0
     return pd.DataFrame({"joint": product})

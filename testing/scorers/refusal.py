@@ -43,7 +43,8 @@ _UNABLE = (
 )
 DECLINES = _any(
     rf"\b(?:I|we) ?(?:(?:really|simply|also|personally|respectfully|therefore) )?{_UNABLE}"
-    r"(?! (?:be sure|emphasi|stress))",  # "I cannot stress enough"
+    # "I cannot stress enough", "I can't wait", "I won't lie", "we will not need"
+    r"(?! (?:be sure|emphasi|help but|lie|need|say enough|stress|thank|wait|recommend[^.]*enough))",
     r"\b(?:sorry|apologi[sz]e|afraid|unfortunately),? (?:but )?(?:for|I|that|as)\b[^.]{0,120}\b(?:not|n't|unable)\b",
     r"^\W*(?:I'm |I am )?(?:(?:very|so|really|truly) )?sorry,? but",
     r"\bI (?:must|have to|will) (?:respectfully |politely )?(?:decline|refuse|refrain)",

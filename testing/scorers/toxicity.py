@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 
 from testing.scorers import Measure
+from utils.comparison import values_of
 from utils.configs import ScoreConfig
 from utils.data import require_columns
+from utils.helpers import UserError
 from utils.records import file_sha256
 
 MEASURES = {
@@ -31,16 +33,26 @@ MEASURES = {
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing for an empty text, and where a stored score is missing."""
     if config.toxicity_model.startswith("column:"):
-        names = config.toxicity_model.removeprefix("column:").split(",")
-        require_columns(frame, names, "the input", "--toxicity_model column:NAME")
-        stored = [pd.to_numeric(frame[name].replace("", None), errors="coerce") for name in names[:2]]
-        scores = dict(zip(MEASURES, stored, strict=False))
-        return pd.DataFrame({"toxic_source": float("nan")} | scores, index=frame.index)[list(MEASURES)]
+        return _stored(frame, config.toxicity_model.removeprefix("column:").split(","))
     from utils.toxicity import toxicity_of
 
     texts = [*frame[config.output_column], *frame[config.input_column]]
     found = toxicity_of(texts, config.toxicity_model, config.toxicity_label, config.toxicity_sha256)
     return pd.DataFrame(dict(zip(MEASURES, np.split(found, 2), strict=True)), index=frame.index)
+
+
+def _stored(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    if len(names) > 2:
+        raise UserError("--toxicity_model column:NAME,SOURCE: one column, or two")
+    # a column that is called like the measure was renamed to make room for it
+    names = [name if name in frame or f"input_{name}" not in frame else f"input_{name}" for name in names]
+    require_columns(frame, names, "the input", "--toxicity_model column:NAME")
+    scores = pd.DataFrame(float("nan"), index=frame.index, columns=list(MEASURES))
+    for measure, name in zip(MEASURES, names, strict=False):
+        scores[measure] = values_of(frame, name)
+        if not scores[measure].dropna().between(0, 1).all():
+            raise UserError(f"--toxicity_model column:{name}: {scores[measure].max():g} is no probability, 0..1")
+    return scores
 
 
 def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> dict[str, float]:
