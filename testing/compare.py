@@ -64,8 +64,9 @@ logger = logging.getLogger(__name__)
 
 
 def measures_in(systems: Systems) -> dict[str, Measure]:
-    """The measures that every file has."""
-    return {m: of for m, of in all_measures().items() if all(m in frame for frame in systems.values())}
+    """The measures that every file has, but those of the sources, which are the same for all."""
+    known = {m: of for m, of in all_measures().items() if not m.endswith("_source")}
+    return {m: of for m, of in known.items() if all(m in frame for frame in systems.values())}
 
 
 def group_columns(systems: Systems, config: CompareConfig) -> list[str]:

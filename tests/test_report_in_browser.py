@@ -96,3 +96,5 @@ def test_long_texts_do_not_widen_the_page(browser, page):
     browser.set_window_size(900, 800)
     browser.get(page.as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 900
+    quoted = browser.find_elements("css selector", ".quoted")
+    assert min(element.size["width"] for element in quoted) > 150  # and leave room for what stands beside them

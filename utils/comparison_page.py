@@ -167,7 +167,7 @@ def _quoted_row(result: dict, systems: Systems, n: int, names: list[str], config
     source, answers = rows[0].get(config.input_column, ""), []
     for row in rows:
         marked, text = marked_edits(source, row[config.output_column])
-        scores = [f"{m} {float(row[m]):.2g}" for m in result["measures"] if row[m] not in ("", None)]
+        scores = [f"{m} {float(row[m]):.3g}" for m in result["measures"] if row[m] not in ("", None)]
         answers.append((text, ", ".join(scores)))
     return {"id": rows[0].name, "source": marked, "answers": answers}  # marked: what the last one took out
 

@@ -85,7 +85,7 @@ def difference_table(result: dict) -> str:
         for m, d in row.items()
         if d["mean"] is not None
     ]
-    text = f"Paired differences from {result['compared_with']}, {result['sampling']['confidence']:.4g} "
+    text = f"Paired differences from {result['compared_with']}, {100 * result['sampling']['confidence']:g} % "
     text += "intervals; p corrected over measures (+ better, - worse, empty: not sure)\n\n"
     return text + markdown_table(["system", "measure", "difference", "interval", "p", "rows", ""], rows)
 

@@ -45,7 +45,10 @@ def mean_interval(values: np.ndarray, sampling: Sampling, clusters: np.ndarray |
     values, clusters = given(values, clusters)
     if len(values) == 0:
         return {"mean": None, "low": None, "high": None, "n": 0}
-    return _with_ends(values, share_draws(values, sampling, clusters), sampling)
+    found = _with_ends(values, share_draws(values, sampling, clusters), sampling)
+    if clusters is None and len(set(values)) == 1 and found["mean"] in (0.0, 1.0):  # none or all: that end is open
+        found["low" if found["mean"] == 0 else "high"] = found["mean"]
+    return found
 
 
 def _with_ends(values: np.ndarray, draws: np.ndarray | None, sampling: Sampling) -> dict:
