@@ -18,7 +18,7 @@ Writes datasets/reports/comparison/: report.html (one file, nothing fetched; --r
 Yes-or-no measures are tested by McNemar's exact test, the others, and clustered ones, by random flips of signs;
 p-values are corrected over the measures of a system by Holm's method. A rewriting is only as good as what simple
 tricks reach on the same rows, so a table is not complete without the rows copy, delete, reference, prompted base and
-few-shot base, all of which testing/infer.py writes: missing ones are named.
+few-shot base, all of which testing/infer.py writes: give them these names (copy=FILE); missing ones are named.
 """
 
 import logging
@@ -112,8 +112,11 @@ def print_plan(result: dict, systems: Systems, config: CompareConfig) -> None:
          f"{f['difference']:+.3g}", str(f["rows_needed"])]
         for f in found
     ]  # fmt: skip
+    planned = {f["measure"] for f in found}
+    if rest := [m for m, of in result["measures"].items() if of["better"] and m not in planned]:
+        logger.warning("no difference in these rows, so nothing to plan from: %s", ", ".join(rest))
     print(f"two-sided, {Sampling(**result['sampling']).alpha:.3g} over all measures, power {config.power:.0%}\n")
-    print(markdown_table(["system", "measure", "rows now", "which show", "difference", "rows it takes"], rows))
+    print(markdown_table(["system", "measure", "rows now", "show at least", "difference", "rows it takes"], rows))
 
 
 def main(config: CompareConfig) -> None:
@@ -128,9 +131,10 @@ def main(config: CompareConfig) -> None:
     if config.plan:
         print_plan(compare(systems, measures, sampling, config.cluster_column), systems, config)
         return
-    check_output_folder(Path(config.output), config.overwrite)
-    files = [*config.inputs, *config.counterfactual, *filter(None, [config.gold])]
-    record = start_record(config, [file_of(item)[1] for item in files])
+    named = [file_of(item)[1] for item in [*config.inputs, *config.counterfactual]]
+    files = named + ([Path(config.gold)] if config.gold else [])
+    check_output_folder(Path(config.output), config.overwrite, files)
+    record = start_record(config, files)
 
     result = compare(systems, measures, sampling, config.cluster_column)
     result["corrected"] = correct(systems, judges, sampling, config.cluster_column)
@@ -157,6 +161,12 @@ def main(config: CompareConfig) -> None:
     print(f"{result['rows']} rows\n\n{visible(text)}\n")
     for verdict in result["verdicts"].values():
         print(visible(verdict["text"]))
+    for measure, found in result["corrected"].items():
+        means = ", ".join(f"{name} {v['mean']:.3g}" for name, v in found["means"].items() if v["n"])
+        print(visible(f"{measure}, corrected for the judge's errors: {means}"))
+    for name, found in result["counterfactual"].items():
+        sure = [f"{g['measure']} by {g['attribute']} ({g['gap']:.2g})" for g in found if g["p_holm"] <= sampling.alpha]
+        print(visible(f"{name}, sure gaps between groups: {', '.join(sure) or 'none'}"))
     for warning in result["warnings"]:
         logger.warning(visible(warning))
     print(f"report: {Path(config.output) / 'report.html'}")

@@ -12,8 +12,8 @@ Writes <input>.scores.csv: every input column, and one per measure; <input>.summ
 Each scorer is one file in testing/scorers/, with its manual: meaning, overlap, facts, edits; toxicity, refusal (of
 answers), fluency, style, bertscore, joint (ParaDetox's), identity (of counterfactual texts). A measure that does not
 apply to a row is missing there, never zero: the summary says how many rows it rests on. Files without human rewritings
-are scored by --scorers meaning,facts,edits; answers to prompts by --scorers refusal,toxicity --input_column prompt.
-A run that was killed goes on with the same command.
+are scored by --scorers meaning,facts,edits; answers to prompts by --scorers refusal --input_column prompt
+--output_column answer. A run that was killed goes on with the same command; scores from before are replaced.
 
 Next: python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.csv
 """

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -55,6 +56,26 @@ def test_report_says_what_is_better_and_for_how_many_rows(script, two, tmp_path)
     assert embedded["rows"][0]["systems"]["base"]["scores"]["copied"] == 1
     assert "\\begin{tabular}" in (out / "table.tex").read_text()
     assert script(COMPARE, "--inputs", *two, "--output", out).returncode == 2  # a report is not replaced unasked
+
+
+def test_no_folder_is_replaced_but_an_earlier_report(script, two, tmp_path):
+    """--overwrite replaces a folder as a whole: notes, and the very files that are compared, must not go with it."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "thesis.txt").write_text("mine")
+    result = script(COMPARE, "--inputs", *two, "--output", notes, "--overwrite")
+    assert result.returncode == 2 and "was not written by this script" in result.stderr
+    out = tmp_path / "report"
+    assert script(COMPARE, "--inputs", *two, "--output", out).returncode == 0
+    assert script(COMPARE, "--inputs", *two, "--output", out, "--overwrite").returncode == 0
+    inside = [f"{name}={out / 'mine'}-{name}.scores.csv" for name in ("base", "tuned")]
+    for item, copy in zip(two, inside, strict=True):
+        shutil.copy(item.partition("=")[2], copy.partition("=")[2])
+    result = script(COMPARE, "--inputs", *inside, "--output", out, "--overwrite")
+    assert result.returncode == 2 and "holds the input" in result.stderr
+    assert (notes / "thesis.txt").read_text() == "mine" and len(list(out.glob("mine-*"))) == 2
+    result = script(COMPARE, "--inputs", *two, "--output", ".")
+    assert result.returncode == 2 and "name a folder" in result.stderr
 
 
 def test_redacted_report_holds_no_text_id_group_or_path(script, tmp_path):
@@ -156,6 +177,7 @@ def test_correction_for_the_errors_of_a_judge(script, two, tmp_path):
     assert corrected["judge"]["sensitivity"] == 0.9 and corrected["judge"]["specificity"] == 0.8
     assert corrected["means"]["base"]["mean"] == pytest.approx((10 / 12 - 0.2) / 0.7)
     assert corrected["differences"]["tuned"]["mean"] == pytest.approx(-1)  # -10 / 12 / 0.7, and no share is beyond 1
+    assert "copied, corrected for the judge's errors: base 0.905, tuned 0" in result.stdout
     assert "sensitivity 0.90 on 10 gold rows" in (out / "report.html").read_text()
 
 
@@ -198,6 +220,7 @@ def test_gaps_between_groups(script, two, tmp_path):
     assert result.returncode == 0, result.stderr
     gap = json.loads((out / "results.json").read_text())["counterfactual"]["tuned"][0]
     assert (gap["gap"], gap["highest"], gap["templates"]) == (1.0, "women", 12)
+    assert "tuned, sure gaps between groups: edited by gender (1)" in result.stdout
     assert gap["p"] < 0.01 and gap["p_holm"] == gap["p"] and gap["groups"]["men"]["distance"] == -0.5
 
 
@@ -245,6 +268,7 @@ def test_a_system_without_any_value(script, two, tmp_path):
     result = script(COMPARE, "--inputs", two[0], empty, "--output", out)
     assert result.returncode == 0, result.stderr
     assert json.loads((out / "results.json").read_text())["differences"]["empty"]["copied"]["mean"] is None
+    assert "copied" not in result.stdout.split("against base: ")[1]  # no verdict on what was not measured
     assert "& -- &" in (out / "table.tex").read_text()
     gold = scored(tmp_path / "gold.scores.csv", copied=[1] * 6 + [0] * 6, person=[1] * 5 + [0] * 7)
     flags = ["--gold", gold, "--gold_labels", "copied=person", "--output", tmp_path / "corrected"]

@@ -1,8 +1,5 @@
 """Metrics on cases computed by hand."""
 
-import math
-
-import numpy as np
 import pytest
 
 from utils.metrics import (
@@ -17,7 +14,6 @@ from utils.metrics import (
     removed_words,
     rouge_l,
 )
-from utils.stats import mean_interval, paired_difference
 
 
 def test_overlap_takes_the_best_reference():
@@ -93,19 +89,3 @@ def test_removed_words_are_those_that_rewriters_remove():
     # damn: 4 sources, 0 rewritings -> 4/1 reaches the ratio; fool: 5 sources, 1 rewriting -> 5/2 does not
     assert removed_words(pairs) == {"damn"}
     assert delete_words("you DAMN, fool", {"damn"}) == "you fool"
-
-
-def test_interval_of_a_mean():
-    constant = mean_interval(np.ones(5), 0.95, 1000, 0)
-    assert constant == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    assert mean_interval(np.array([]), 0.95, 1000, 0)["mean"] is None
-    values = np.random.default_rng(0).normal(10, 2, 400)
-    interval = mean_interval(values, 0.95, 5000, 0)
-    half = 1.96 * values.std() / math.sqrt(400)
-    assert interval["high"] - interval["low"] == pytest.approx(2 * half, rel=0.1)
-
-
-def test_a_paired_difference_uses_only_rows_both_have():
-    ours, theirs = np.array([2.0, 4.0, np.nan, 7.0]), np.array([1.0, 1.0, 9.0, np.nan])
-    assert paired_difference(ours, theirs, 0.95, 1000, 0)["mean"] == 2.0
-    assert paired_difference(ours, theirs, 0.95, 1000, 0)["n"] == 2

@@ -39,6 +39,9 @@ def test_overwrite_keeps_the_old_folder_until_the_new_one_is_complete(tmp_path):
     target = tmp_path / "model"
     target.mkdir()
     (target / "weights").write_text("old")
+    with pytest.raises(UserError, match="would be deleted"), whole_folder(target, overwrite=True):
+        pass  # without a run record it is not ours to delete
+    (target / "run.json").write_text("{}")
     with pytest.raises(RuntimeError), whole_folder(target, overwrite=True):
         raise RuntimeError
     assert (target / "weights").read_text() == "old"

@@ -264,12 +264,17 @@ def test_probe_for_toxicity(script, tiny, tmp_path):
     assert wrong.returncode == 2 and "0 different texts are toxic, 30 are not, 10 of each are needed" in wrong.stderr
 
 
-def test_missing_probe_names_the_script_that_makes_it(script, tmp_path, monkeypatch):
-    from utils.toxicity import toxicity_of
-
+def test_missing_probe_names_the_script_that_makes_it(monkeypatch, tmp_path):
     monkeypatch.setattr(params, "TOXICITY_DIR", tmp_path / "toxicity")
     with pytest.raises(UserError, match="python training/train_toxicity.py makes it"):
-        toxicity_of(["a"], str(tmp_path / "toxicity"), "1")
+        toxicity.fingerprint(ScoreConfig(toxicity_model=str(tmp_path / "toxicity")))
+
+
+@pytest.mark.parametrize("cell", ["5", "[1, 2]", '"abc"', '{"a": 1}', "lazy, rude"])
+def test_biased_words_are_a_list_of_words(cell):
+    frame = answers(biased_text=["a"], generated_text=["b"], biased_words=[cell])
+    with pytest.raises(UserError, match="is no JSON list of words"):
+        load_scorers("edits")["edits"].score(frame, ScoreConfig())
 
 
 @pytest.fixture(scope="module")

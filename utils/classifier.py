@@ -13,7 +13,10 @@ from utils.models import resolve
 def _classifier(name: str):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    path = resolve(name).path
+    try:
+        path = resolve(name).path
+    except UserError as error:
+        raise UserError(str(error).replace("--base_model", "classifier")) from error
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(
             path, use_safetensors=True, output_loading_info=True

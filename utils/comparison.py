@@ -168,7 +168,9 @@ def verdicts(result: dict) -> dict[str, dict]:
         differences, sides = result["differences"][name], {}
         for side in ("harm", "meaning", "form"):
             of_side = [
-                m for m, measure in result["measures"].items() if measure["about"] == side and measure["better"]
+                m
+                for m, measure in result["measures"].items()
+                if measure["about"] == side and measure["better"] and differences[m]["n"]
             ]
             better, worse, unclear = (
                 [m for m in of_side if differences[m]["better"] is outcome] for outcome in (True, False, None)

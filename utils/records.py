@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,12 +96,25 @@ def unfinished(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def check_output_folder(path: Path, overwrite: bool) -> None:
-    """Refuses to write over a folder that holds something, before any work is done."""
+def check_output_folder(path: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuses to write over a folder that holds something, before any work is done.
+
+    With `overwrite` the folder is replaced as a whole, so it must be what a stage has written (it has a run record),
+    and hold no input.
+    """
+    if not path.name:
+        raise UserError(f"--output {path}: name a folder")
     if path.exists() and not path.is_dir():
         raise UserError(f"--output {path} is a file: name a folder")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not overwrite:
         raise UserError(f"--output {path} is not empty: name another folder, or add --overwrite")
+    if not (path / RECORD_NAME).is_file():
+        raise UserError(f"--output {path} was not written by this script, and would be deleted: name another folder")
+    for given in inputs:
+        if given.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"--output {path} holds the input {given}, and would be deleted: name another folder")
 
 
 def check_output_file(path: Path, inputs: list[str | Path], overwrite: bool = False, hint: str = "") -> None:

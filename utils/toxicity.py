@@ -37,14 +37,18 @@ def toxicity_of(texts: list[str], name: str, label: str, sha256: str = "") -> np
         found = _by_detoxify(different, name.removeprefix("detoxify:"), sha256)
     elif is_probe(name):
         found = _by_probe(different, Path(name))
-    elif Path(name).resolve() == params.TOXICITY_DIR:
-        raise UserError(f"--toxicity_model {name}: nothing there: python training/train_toxicity.py makes it")
     else:
         from utils.classifier import probabilities
 
         found = probabilities(different, name, label)
     known.update(zip(different, found, strict=True))
     return np.array([known.get(text, np.nan) for text in texts], dtype=float)
+
+
+def check(name: str) -> None:
+    """Raises UserError where the classifier that this repo makes is asked for, and was not made."""
+    if Path(name).absolute() == params.TOXICITY_DIR and not is_probe(name):
+        raise UserError(f"--toxicity_model {name}: nothing there: python training/train_toxicity.py makes it")
 
 
 def is_probe(name: str) -> bool:

@@ -54,6 +54,9 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
 def _phrases(row: pd.Series) -> list[str]:
     cell = row.get(params.BIASED_WORDS_COLUMN) or "[]"
     try:
-        return json.loads(cell)
-    except ValueError as error:
-        raise UserError(f"row {row['id']}: {params.BIASED_WORDS_COLUMN} {cell!r} is not a JSON list") from error
+        phrases = json.loads(cell)
+    except ValueError:
+        phrases = None
+    if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
+        raise UserError(f"row {row['id']}: {params.BIASED_WORDS_COLUMN} {cell!r} is no JSON list of words")
+    return phrases

@@ -63,8 +63,9 @@ def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> d
 
 
 def fingerprint(config: ScoreConfig) -> dict[str, str]:
-    """The classifier made here may be made anew between two runs."""
-    from utils.toxicity import WEIGHTS_NAME, is_probe
+    """The classifier made here may be made anew between two runs. Raises UserError where it was not made."""
+    from utils.toxicity import WEIGHTS_NAME, check, is_probe
 
     name = config.toxicity_model
+    check(name)
     return {"toxicity_weights": file_sha256(Path(name) / WEIGHTS_NAME)} if is_probe(name) else {}
