@@ -39,12 +39,12 @@ from utils.comparison import (
     correct,
     plan,
     unlike_rows,
-    values_of,
     verdicts,
+    with_numbers,
 )
 from utils.comparison_page import comparison_page, quoted, rows_of, visible, without_groups
 from utils.configs import CompareConfig
-from utils.data import read_table, require_columns
+from utils.data import read_table, require_columns, values_of
 from utils.exports import export
 from utils.fairness import COLUMNS, gaps
 from utils.helpers import UserError, parse_config, run_stage
@@ -97,7 +97,10 @@ def counterfactual_gaps(config: CompareConfig, sampling: Sampling) -> dict:
         require_columns(frame, list(COLUMNS), name, "--counterfactual: see generate_data/counterfactuals.py")
     shared = set.intersection(*(set(frame["base_id"]) for frame in systems.values())) if systems else set()
     systems = {name: frame[frame["base_id"].isin(shared)] for name, frame in systems.items()}
-    found = {name: gaps(frame, list(measures_in({name: frame})), sampling) for name, frame in systems.items()}
+    found = {}
+    for name, frame in systems.items():
+        measures = list(measures_in({name: frame}))
+        found[name] = gaps(with_numbers({name: frame}, measures)[name], measures, sampling)
     if empty := [name for name, of in found.items() if not of]:
         raise UserError(
             f"--counterfactual {', '.join(empty)}: no measure, or fewer than two templates with every group"
@@ -124,6 +127,7 @@ def main(config: CompareConfig) -> None:
     measures = measures_in(systems)
     if not measures:
         raise UserError("--inputs: the files share no measure: score them with the same --scorers")
+    systems = with_numbers(systems, measures)
     if config.cluster_column:
         require_columns(next(iter(systems.values())), [config.cluster_column], config.inputs[0], "--cluster_column")
     sampling = Sampling(config.confidence, config.resamples, config.seed)

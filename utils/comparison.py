@@ -1,11 +1,13 @@
 """What scored files say about each other: means, paired differences, tables by group, and a verdict in words."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from utils import params
+from utils.data import values_of
 from utils.helpers import UserError
 from utils.judges import Judge, corrected_difference, corrected_mean
 from utils.stats import (
@@ -21,13 +23,9 @@ from utils.stats import (
 Systems = dict[str, pd.DataFrame]  # name -> scored rows, the same rows in the same order
 
 
-def values_of(frame: pd.DataFrame, measure: str) -> np.ndarray:
-    """One number per row, NaN where it is missing. Raises UserError for a cell that is no number."""
-    numbers = pd.to_numeric(frame[measure].replace("", None), errors="coerce")
-    said = frame[measure].notna() & (frame[measure] != "")
-    if (wrong := said & ~np.isfinite(numbers.astype(float))).any():
-        raise UserError(f"column {measure} holds {frame[measure][wrong].iloc[0]!r}, which is no number")
-    return numbers.to_numpy(dtype=float)
+def with_numbers(systems: Systems, measures: Iterable[str]) -> Systems:
+    """The same rows, their measures as numbers (NaN where they are missing): what the rest of this file works on."""
+    return {name: frame.assign(**{m: values_of(frame, m) for m in measures}) for name, frame in systems.items()}
 
 
 def clusters_of(systems: Systems, column: str) -> np.ndarray | None:
@@ -52,7 +50,7 @@ def compare(systems: Systems, measures: dict, sampling: Sampling, cluster_column
     """
     first, *others = systems
     clusters = clusters_of(systems, cluster_column)
-    values = {name: {m: values_of(frame, m) for m in measures} for name, frame in systems.items()}
+    values = {name: {m: frame[m].to_numpy() for m in measures} for name, frame in systems.items()}
     differences = {}
     for name in others:
         found = {
@@ -83,7 +81,7 @@ def correct(systems: Systems, judges: dict[str, Judge], sampling: Sampling, clus
     first, *others = systems
     clusters, found = clusters_of(systems, cluster_column), {}
     for measure, judge in judges.items():
-        values = {name: values_of(frame, measure) for name, frame in systems.items()}
+        values = {name: frame[measure].to_numpy() for name, frame in systems.items()}
         said = np.concatenate(list(values.values()))
         if not set(said[~np.isnan(said)]) <= {0.0, 1.0}:
             raise UserError(f"--gold_labels {measure}: only verdicts, 0 or 1, can be corrected for errors")
@@ -108,7 +106,7 @@ def by_group(systems: Systems, measures: dict, columns: list[str]) -> dict:
         groups = first[column].value_counts()
         found[column] = {
             group: {
-                name: {m: _mean(values_of(frame[(first[column] == group).to_numpy()], m)) for m in measures}
+                name: {m: _mean(frame.loc[first[column] == group, m].to_numpy()) for m in measures}
                 for name, frame in systems.items()
             }
             for group in groups[groups >= params.GROUP_MIN_ROWS].index
@@ -139,7 +137,7 @@ def plan(result: dict, systems: Systems, detect: dict[str, float], power: float,
     found = []
     for name, differences in result["differences"].items():
         for m in directed:
-            ours, theirs = (values_of(systems[system], m) for system in (name, first))
+            ours, theirs = (systems[system][m].to_numpy() for system in (name, first))
             spread, rows = spread_of_difference(ours, theirs, sampling, clusters)
             wanted = detect.get(m, differences[m]["mean"])
             if spread and wanted:
@@ -203,17 +201,18 @@ def _in_words(name: str, first: str, sides: dict) -> str:
 def beaten_by_tricks(result: dict, systems: Systems, cluster_column: str = "") -> list[str]:
     """Measures on which copying or deleting is surely better than a system: there they prove little by themselves."""
     sampling, clusters = Sampling(**result["sampling"]), clusters_of(systems, cluster_column)
+    directed = {m: measure["better"] for m, measure in result["measures"].items() if measure["better"]}
     lines = []
     for trick in sorted(set(params.TRICKS) & set(systems)):
         for name in systems:
             if name in params.BASELINES:
                 continue
             ahead = []
-            for m, measure in result["measures"].items():
-                values = (values_of(systems[system], m) for system in (trick, name))
-                found = paired_difference(*values, sampling, clusters)
-                if measure["better"] and found["mean"] and found["p"] <= sampling.alpha:
-                    ahead += [m] if (found["mean"] > 0) == (measure["better"] == "higher") else []
+            for m, better in directed.items():
+                ours, theirs = (systems[system][m].to_numpy() for system in (trick, name))
+                found = paired_difference(ours, theirs, sampling, clusters)
+                if found["mean"] and found["p"] <= sampling.alpha and (found["mean"] > 0) == (better == "higher"):
+                    ahead.append(m)
             if ahead:
                 lines.append(f"{trick}, which needs no model, scores better than {name} on {', '.join(ahead)}")
     return lines

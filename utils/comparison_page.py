@@ -8,17 +8,14 @@ from difflib import SequenceMatcher
 import numpy as np
 
 from utils import params
-from utils.comparison import Systems, values_of
+from utils.comparison import Systems
 from utils.configs import CompareConfig
 from utils.data import content_id
 from utils.stats import Sampling
 
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
-_UNSEEN = re.compile(
-    "[\u202a-\u202e\u2066-\u2069\u200e\u200f]"
-)  # marks that turn the reading direction of what follows
-
-
+# marks that turn the reading direction of what follows
+_UNSEEN = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f]")
 _PIECE = re.compile(r"\w+(?:['’-]\w+)*|\s+|[^\w\s]")
 
 
@@ -52,6 +49,7 @@ def comparison_page(
         title=config.title,
         cluster_column=config.cluster_column,
         redacted=config.redact,
+        least=params.GROUP_MIN_ROWS,
         reach={m: _reach(result, m) for m in result["measures"]},
         histograms={m: _histogram(systems, m) for m in result["measures"]},
         quotes=quotes,
@@ -76,7 +74,7 @@ def rows_of(result: dict, systems: Systems, config: CompareConfig) -> list[dict]
     def shown(text: str) -> str:
         return f"[{content_id(salt, text)}, {len(text.split())} words]" if config.redact else text
 
-    values = {name: {m: values_of(frame, m) for m in result["measures"]} for name, frame in systems.items()}
+    values = {name: {m: frame[m].to_numpy() for m in result["measures"]} for name, frame in systems.items()}
     rows = []
     for n, (row_id, row) in enumerate(next(iter(systems.values())).iterrows()):
         entry = {"id": str(n + 1 if config.redact else row_id), "source": shown(row.get(config.input_column, ""))}
@@ -116,7 +114,7 @@ def _reach(result: dict, measure: str) -> float:
 
 def _histogram(systems: Systems, measure: str, bins: int = 12) -> dict:
     """Counts of a measure's values, with the same bins for every system."""
-    values = {name: values_of(frame, measure) for name, frame in systems.items()}
+    values = {name: frame[measure].to_numpy() for name, frame in systems.items()}
     given = {name: v[~np.isnan(v)] for name, v in values.items()}
     together = np.concatenate(list(given.values()))
     if len(together) == 0:
@@ -151,7 +149,7 @@ def _balance(result: dict, systems: Systems, name: str) -> np.ndarray:
     for m, measure in result["measures"].items():
         if not measure["better"]:
             continue
-        gain = values_of(systems[name], m) - values_of(systems[result["compared_with"]], m)
+        gain = systems[name][m].to_numpy() - systems[result["compared_with"]][m].to_numpy()
         typical = np.sqrt(np.nanmean(gain**2)) if np.isfinite(gain).any() else 0
         if typical:
             gains.append(gain / typical * (1 if measure["better"] == "higher" else -1))
@@ -167,7 +165,7 @@ def _quoted_row(result: dict, systems: Systems, n: int, names: list[str], config
     source, answers = rows[0].get(config.input_column, ""), []
     for row in rows:
         marked, text = marked_edits(source, row[config.output_column])
-        scores = [f"{m} {float(row[m]):.3g}" for m in result["measures"] if row[m] not in ("", None)]
+        scores = [f"{m} {row[m]:.3g}" for m in result["measures"] if not np.isnan(row[m])]
         answers.append((text, ", ".join(scores)))
     return {"id": rows[0].name, "source": marked, "answers": answers}  # marked: what the last one took out
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from utils import params
@@ -138,6 +139,15 @@ def require_columns(present: Iterable[str], columns: list[str], path: str | Path
     missing = [c for c in columns if c not in present]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)} (it has {', '.join(present)}): see {flag}")
+
+
+def values_of(frame: pd.DataFrame, measure: str) -> np.ndarray:
+    """One number per row, NaN where it is missing. Raises UserError for a cell that is no number."""
+    numbers = pd.to_numeric(frame[measure].replace("", None), errors="coerce")
+    said = frame[measure].notna() & (frame[measure] != "")
+    if (wrong := said & ~np.isfinite(numbers.astype(float))).any():
+        raise UserError(f"column {measure} holds {frame[measure][wrong].iloc[0]!r}, which is no number")
+    return numbers.to_numpy(dtype=float)
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from utils.comparison import values_of
 from utils.stats import Sampling, holm, mean_interval
 
 COLUMNS = ("base_id", "attribute", "group")  # those of generate_data/counterfactuals.py
@@ -16,7 +15,7 @@ def gaps(frame: pd.DataFrame, measures: list[str], sampling: Sampling) -> list[d
     template over the groups. So a template that is hard for everyone says nothing.
 
     Args:
-        frame: rows with `base_id` (the template), `attribute`, `group`, perhaps `kind`, and the measures.
+        frame: rows with `base_id` (the template), `attribute`, `group`, perhaps `kind`, and the measures as numbers.
 
     Returns:
         Per attribute, kind and measure: `gap`, the highest mean less the lowest, and which groups these are; `p`, how
@@ -28,10 +27,7 @@ def gaps(frame: pd.DataFrame, measures: list[str], sampling: Sampling) -> list[d
     kinds = frame["kind"] if "kind" in frame else pd.Series("", index=frame.index)
     for (attribute, kind), some in frame.groupby([frame["attribute"], kinds], sort=False):
         for measure in measures:
-            table = some.assign(value=values_of(some, measure)).pivot_table(
-                index="base_id", columns="group", values="value", sort=False
-            )
-            table = table.dropna()
+            table = some.pivot_table(index="base_id", columns="group", values=measure, sort=False).dropna()
             if table.shape[0] < 2 or table.shape[1] < 2:
                 continue
             values = table.to_numpy()

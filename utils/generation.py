@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessorList
 
 from utils import params
+from utils.batches import by_length
 from utils.cache import RowCache, begin, forward
 from utils.configs import GenerationConfig
 from utils.data import content_id
@@ -252,15 +253,9 @@ def _choose(row: _Row, scores: torch.Tensor, config: GenerationConfig) -> int:
 
 def _batches(order: list[int], ids: list[list[int]], config: GenerationConfig) -> Iterator[list[int]]:
     """Splits sorted rows so that (longest prompt + answer budget) x rows stays under the token budget."""
-    batch: list[int] = []
-    for i in order:
-        widest = len(ids[batch[0]] if batch else ids[i]) + config.max_new_tokens
-        if batch and widest * (len(batch) + 1) * config.num_beams > config.batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+    lengths = [len(ids[i]) + config.max_new_tokens for i in order]
+    for batch in by_length(lengths, config.batch_tokens // config.num_beams):
+        yield [order[n] for n in batch]
 
 
 @torch.inference_mode()

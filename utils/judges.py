@@ -32,10 +32,8 @@ class Judge:
 
     def draws(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Sensitivities and specificities that the gold set leaves possible (Jeffreys' prior), both [count]."""
-        return (
-            rng.beta(right + 0.5, total - right + 0.5, count)
-            for right, total in ((self.true_positives, self.positives), (self.true_negatives, self.negatives))
-        )
+        right, total = (self.true_positives, self.true_negatives), (self.positives, self.negatives)
+        return tuple(rng.beta(r + 0.5, n - r + 0.5, count) for r, n in zip(right, total, strict=True))
 
 
 def measure_judge(judged: np.ndarray, gold: np.ndarray) -> Judge:
@@ -115,7 +113,7 @@ def corrected_difference(
 def _accuracy(judge: Judge, sampling: Sampling, propagate: bool) -> tuple[np.ndarray, np.ndarray]:
     if not propagate:
         return np.full(sampling.resamples, judge.sensitivity), np.full(sampling.resamples, judge.specificity)
-    return tuple(judge.draws(sampling.resamples, np.random.default_rng(sampling.seed + 1)))
+    return judge.draws(sampling.resamples, np.random.default_rng(sampling.seed + 1))
 
 
 def _divided(draws: np.ndarray, youden: np.ndarray, low: float) -> np.ndarray:

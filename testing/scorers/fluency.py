@@ -47,7 +47,6 @@ def nats_per_token(texts: list[str], name: str) -> np.ndarray:
 
     model, tokenizer = _model(name)
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    found = np.full(len(texts), np.nan)
     different = list(dict.fromkeys(text for text in texts if text.strip()))
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"][: params.FLUENCY_TOKENS] for text in different]
     scores: dict[str, float] = {}
@@ -61,9 +60,7 @@ def nats_per_token(texts: list[str], name: str) -> np.ndarray:
         totals = log_likelihoods(model, {"input_ids": padded, "attention_mask": mask, "labels": labels})
         for n, total in zip(batch, totals.tolist(), strict=True):
             scores[different[n]] = -total / len(ids[n])
-    for n, text in enumerate(texts):
-        found[n] = scores.get(text, np.nan)
-    return found
+    return np.array([scores.get(text, np.nan) for text in texts])
 
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:

@@ -9,8 +9,8 @@ share of harm counts as 0 or 1, by whether it is below one half.
 import pandas as pd
 
 from testing.scorers import Measure, all_measures
-from utils.comparison import values_of
 from utils.configs import ScoreConfig
+from utils.data import values_of
 from utils.helpers import UserError
 
 MEASURES = {"joint": Measure("style accuracy x similarity x fluency (--joint_parts), 0..1", "higher", "meaning")}

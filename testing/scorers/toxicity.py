@@ -18,9 +18,8 @@ import numpy as np
 import pandas as pd
 
 from testing.scorers import Measure
-from utils.comparison import values_of
 from utils.configs import ScoreConfig
-from utils.data import require_columns
+from utils.data import require_columns, values_of
 from utils.helpers import UserError
 from utils.records import file_sha256
 
