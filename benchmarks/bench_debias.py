@@ -10,7 +10,8 @@ Writes models/bench/...            adapters, merged models, answers (not in git)
 Rows are shuffled once with a fixed seed: 200 test rows, 200 tuning rows (on which settings were chosen), the rest to
 train on. Of up to three human rewritings a training row takes the one closest to the source that is not the source
 itself: the smallest sufficient edit. The score takes the best of all three. "Toxic words" are words that human
-rewriters remove, learned from all rows outside the test set.
+rewriters remove, learned from all rows outside the test set. What is toxic says a classifier made by
+training/train_toxicity.py from rows that no system was trained, tuned or tested on; copy and reference show its worth.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from utils.metrics import chrf, contains, is_copy, removed_words, words
 from utils.params import ROOT
 from utils.records import whole_file
 from utils.report import markdown_table
-from utils.stats import paired_difference
+from utils.stats import Sampling, mean_interval, paired_difference
 
 WORK = ROOT / "models" / "bench"
 RESULTS = ROOT / "benchmarks" / "results" / "debias"
@@ -40,7 +41,11 @@ TEST_ROWS = TUNING_ROWS = 200
 EPOCHS = {"fill": {600: 3, 2400: 1}, "rewrite": {600: 3, 2400: 1}}
 SPREAD = 0.8  # of the spotter, chosen on the tuning rows
 LEARNING_RATE = 3e-4
-MEASURES = ("chrf", "biased_words_left", "toxic_rows", "copied", "length_ratio")
+JUDGE_ROWS = 3000  # for the toxicity classifier: each gives a toxic text and a neutral one
+SCORERS = "overlap,edits,meaning,facts,toxicity,fluency,joint"
+QUALITY = ("chrf", "meaning", "facts", "toxic", "fluency", "joint")
+SURFACE = ("biased_words_left", "toxic_rows", "copied", "length_ratio")
+SAMPLING = Sampling(confidence=0.95, resamples=10_000, seed=0)
 
 
 def load(data_dir: Path) -> pd.DataFrame:
@@ -61,7 +66,7 @@ def smallest_edit(row: pd.Series) -> str:
 
 
 def prepare(frame: pd.DataFrame, rows: int) -> None:
-    """Writes test.csv, tune.csv and train_<rows>.csv."""
+    """Writes test.csv, tune.csv, train_<rows>.csv and judge.csv."""
     WORK.mkdir(parents=True, exist_ok=True)
     start = TEST_ROWS + TUNING_ROWS
     pairs = [(row["toxic"], row[name]) for _, row in frame[TEST_ROWS:].iterrows() for name in REFERENCES if row[name]]
@@ -78,12 +83,23 @@ def prepare(frame: pd.DataFrame, rows: int) -> None:
     train = frame[start : start + rows]
     targets = [smallest_edit(row) for _, row in train.iterrows()]
     write_table(pd.DataFrame({"biased_text": train["toxic"], "debiased_text": targets}), WORK / f"train_{rows}.csv")
+    judge = frame[start + max(EPOCHS["fill"]) :][:JUDGE_ROWS]
+    texts = [*judge["toxic"], *(smallest_edit(row) for _, row in judge.iterrows())]
+    labels = ["toxic"] * len(judge) + ["neutral"] * len(judge)
+    write_table(pd.DataFrame({"text": texts, "label": labels}), WORK / "judge.csv")
 
 
 def stage(script: str, *flags) -> None:
     command = [sys.executable, script, *map(str, flags)]
     print("$ python", *command[1:], flush=True)
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def train_judge() -> Path:
+    folder = WORK / "judge"
+    if not folder.is_dir():
+        stage("training/train_toxicity.py", "--input", WORK / "judge.csv", "--output", folder)
+    return folder
 
 
 def train_spotter(rows: int) -> Path:
@@ -112,53 +128,50 @@ def write_cell(path: Path, value: dict) -> None:
         partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
 
 
-def cell(name: str, *infer_flags) -> dict:
-    """Rewrites the test rows, scores them, and keeps the figures; a finished cell is read back."""
+def cell(name: str, *infer_flags) -> None:
+    """Rewrites the test rows, scores them, and keeps the figures; a finished cell is left as it is."""
     kept = RESULTS / f"{name}.json"
     flags = [str(flag).replace(f"{ROOT}/", "") for flag in infer_flags]
-    if kept.is_file() and json.loads(kept.read_text())["flags"] == flags:
-        return json.loads(kept.read_text())
+    if kept.is_file():
+        found = json.loads(kept.read_text())
+        if found["flags"] == flags and set(found["per_row"]) == {*QUALITY, *SURFACE}:
+            return
     answers = WORK / "answers" / f"{name}.csv"
     stage(
-        "testing/infer.py",
-        "--input",
-        WORK / "test.csv",
-        "--output",
-        answers,
-        "--overwrite",
-        "--max_new_tokens",
-        96,
-        *infer_flags,
-    )
+        "testing/infer.py", "--input", WORK / "test.csv", "--output", answers, "--overwrite",
+        "--max_new_tokens", 96, *infer_flags,
+    )  # fmt: skip
     stage(
-        "testing/score.py",
-        "--input",
-        answers,
-        "--scorers",
-        "overlap,edits",
-        "--reference_columns",
-        ",".join(REFERENCES),
-    )
+        "testing/score.py", "--input", answers, "--scorers", SCORERS, "--toxicity_model", train_judge(),
+        "--reference_columns", ",".join(REFERENCES),
+    )  # fmt: skip
     scored = pd.read_csv(answers.with_suffix(".scores.csv"), keep_default_na=False)
     texts, marked = scored["generated_text"], scored["biased_words"].map(json.loads)
     scored["toxic_rows"] = [float(any(contains(t, w) for w in ws)) for t, ws in zip(texts, marked, strict=True)]
-    per_row = {m: [None if v == "" else round(float(v), 4) for v in scored[m]] for m in MEASURES}
+    per_row = {m: [None if v == "" else round(float(v), 4) for v in scored[m]] for m in (*QUALITY, *SURFACE)}
     write_cell(kept, {"name": name, "flags": flags, "per_row": per_row})
-    return json.loads(kept.read_text())
 
 
 def pooled(names: list[str], measure: str) -> np.ndarray | None:
-    """Per-row mean over the given cells (training seeds); None while one is missing."""
+    """Per-row mean over the given cells (training seeds), NaN where one has no value; None while a cell is missing."""
     files = [RESULTS / f"{name}.json" for name in names]
     if not all(file.is_file() for file in files):
         return None
-    rows = [json.loads(file.read_text())["per_row"][measure] for file in files]
-    return np.mean(np.array(rows, dtype=float), axis=0)
+    rows = np.array([json.loads(file.read_text())["per_row"][measure] for file in files], dtype=float)
+    if measure == "toxic":  # as in ParaDetox, a text is toxic or it is not
+        rows = np.where(np.isnan(rows), rows, rows >= 0.5)
+    return rows.mean(axis=0)
 
 
-def print_table(seeds: list[int]) -> None:
-    """Means over test rows and seeds; the difference in chrF from delete is paired by row, with a 95 % interval."""
+def with_ends(found: dict, form: str) -> str:
+    """Mean and 95 % interval, as text."""
+    return f"{found['mean']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
+
+
+def print_tables(seeds: list[int]) -> None:
+    """Means over test rows and training seeds with intervals over rows; differences from delete, paired by row."""
     systems = {"copy": ["copy"], "reference (closest)": ["reference"], "prompted base": ["prompted"]}
+    baselines = {}
     for rows in EPOCHS["fill"]:
         systems |= {
             f"delete, {rows} pairs": [f"delete_r{rows}"],
@@ -166,21 +179,23 @@ def print_table(seeds: list[int]) -> None:
         }
         for kind, label in (("tuned", "tuned, whole texts"), ("fill", "tuned, spot and fill")):
             systems[f"{label}, {rows} pairs"] = [f"{kind}_r{rows}_s{seed}" for seed in seeds]
-    lines = []
+            baselines[f"{label}, {rows} pairs"] = f"delete_r{rows}"
+    means, surface, differences = [], [], []
     for label, names in systems.items():
-        values = {m: pooled(names, m) for m in MEASURES}
+        values = {m: pooled(names, m) for m in (*QUALITY, *SURFACE)}
         if values["chrf"] is None:
             continue
-        per_seed = [pooled([name], "chrf").mean() for name in names]
-        spread = f" +- {np.std(per_seed, ddof=1):.1f}" if len(per_seed) > 1 else ""
-        baseline = pooled(["delete_r2400" if "2400" in label else "delete_r600"], "chrf")
-        versus = ""
-        if baseline is not None and "tuned" in label:
-            d = paired_difference(values["chrf"], baseline, 0.95, 10_000, 0)
-            versus = f"{d['mean']:+.1f} ({d['low']:+.1f} to {d['high']:+.1f})"
-        cells = [f"{np.nanmean(values[m]):.3f}" for m in MEASURES[1:]]
-        lines.append([label, f"{values['chrf'].mean():.1f}{spread}", versus, *cells])
-    print(markdown_table(["system", "chrF", "chrF minus delete", *MEASURES[1:]], lines))
+        cells = {m: with_ends(mean_interval(values[m], SAMPLING), ".1f" if m == "chrf" else ".2f") for m in QUALITY}
+        if len(names) > 1:
+            cells["chrf"] += f", seeds +- {np.std([pooled([n], 'chrf').mean() for n in names], ddof=1):.1f}"
+        means.append([label, *cells.values()])
+        surface.append([label, *(f"{np.nanmean(values[m]):.3f}" for m in SURFACE)])
+        if label in baselines and (RESULTS / f"{baselines[label]}.json").is_file():
+            found = {m: paired_difference(values[m], pooled([baselines[label]], m), SAMPLING) for m in QUALITY}
+            differences.append([label, *(with_ends(d, "+.1f" if m == "chrf" else "+.2f") for m, d in found.items())])
+    print(markdown_table(["system", *QUALITY], means))
+    print(markdown_table(["minus delete", *QUALITY], differences))
+    print(markdown_table(["system", *SURFACE], surface))
 
 
 def main() -> None:
@@ -191,10 +206,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", choices=[600, 2400], default=[600, 2400], help="training rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
     parser.add_argument("--whole_texts", action="store_true", help="also tune models that repeat the whole text")
-    parser.add_argument("--table", action="store_true", help="only print the table of finished cells")
+    parser.add_argument("--table", action="store_true", help="only print the tables of finished cells")
     options = parser.parse_args()
     if options.table:
-        return print_table(options.seeds)
+        return print_tables(options.seeds)
     frame = load(options.data_dir)
     for rows in options.rows:
         prepare(frame, rows)
@@ -210,7 +225,7 @@ def main() -> None:
     cell("copy", "--baseline", "copy")
     cell("reference", "--baseline", "reference")
     cell("prompted", "--base_model", "smollm2")
-    print_table(options.seeds)
+    print_tables(options.seeds)
 
 
 if __name__ == "__main__":
