@@ -4,7 +4,7 @@ import json
 
 from huggingface_hub import ModelCard
 
-from utils.card import energy, licence_of, model_card
+from utils.card import REWRITER, energy, licence_of, model_card
 from utils.configs import TrainConfig
 from utils.memory import estimate
 from utils.models import model_record, resolve
@@ -28,7 +28,7 @@ RECORD = {
 
 
 def test_front_matter_and_figures():
-    card = ModelCard(model_card(RECORD, "A model", "adapter", ["", "One more thing."]))
+    card = ModelCard(model_card(RECORD, REWRITER, "adapter", ["", "One more thing."]))
     assert card.data.license == "apache-2.0" and card.data.library_name == "peft"
     assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert card.data.to_dict()["base_model_relation"] == "adapter"
@@ -48,7 +48,7 @@ def test_the_licence_of_a_base_is_read_from_its_card_or_unknown(tmp_path):
     assert licence_of({"name": str(tmp_path)}) is None and licence_of({"name": "no/network"}) is None
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# A base\n")
     assert licence_of({"name": str(tmp_path)}) == "mit"
-    assert "That of the base: mit." in model_card(RECORD | {"model": {"name": str(tmp_path)}}, "A model", "merge")
+    assert "That of the base: mit." in model_card(RECORD | {"model": {"name": str(tmp_path)}}, REWRITER, "merge")
 
 
 def test_memory_of_known_shapes(tiny_model):

@@ -7,9 +7,10 @@ from transformers import GemmaConfig, GemmaForCausalLM, MistralConfig, MistralFo
 
 from tests.fourbit import with_lora
 from utils import likelihood
-from utils.likelihood import completion_loss, pack, shared_prefix, supports
+from utils.likelihood import completion_loss
 from utils.loading import load_base
 from utils.models import resolve
+from utils.packing import pack, shared_prefix, supports
 
 
 def a_batch(vocabulary=200):
@@ -99,7 +100,7 @@ def test_all_positions_are_learned_where_the_prompt_is_too(tiny_model):
     model = with_lora(load_base(resolve(str(tiny_model)), "none", {"compute_dtype": "float32"}, training=True))
     batch = a_batch()
     batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    assert pack(**batch).shared == 0
+    assert pack(**batch).groups[0][0] == 0
     assert completion_loss(model, batch).item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
@@ -107,12 +108,12 @@ def test_packing_runs_the_shared_tokens_once():
     batch = a_batch()
     assert shared_prefix(batch["input_ids"], batch["attention_mask"], batch["labels"]) == 5
     packed = pack(**batch)
-    assert packed.lengths == [15, 8, 12, 4] and len(packed.ids) == 5 + sum(packed.lengths)
+    assert packed.groups == [(5, [15, 8, 12, 4])] and len(packed.ids) == 5 + 15 + 8 + 12 + 4
     assert packed.positions[:20].tolist() == list(range(20)) and packed.positions[20].item() == 5
     learned = packed.targets[packed.targets != -100].tolist()
     assert learned == batch["labels"][batch["labels"] != -100].tolist()
     one = {name: value[:1] for name, value in batch.items()}
-    assert pack(**one).shared == 0 and pack(**one).lengths == [20]
+    assert pack(**one).groups == [(0, [20])]
 
 
 def test_logits_are_never_all_in_memory(tiny_model, monkeypatch):

@@ -309,7 +309,7 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(arguments, message, sc
 @pytest.mark.parametrize("inputs_too", [False, True])
 def test_rows_over_the_limit_are_dropped_and_counted_and_the_prompt_is_not_learned(tiny_model, tmp_path, inputs_too):
     from utils.configs import TrainConfig
-    from utils.finetuning import finetune
+    from utils.finetuning import finetune, rewriting
     from utils.loading import load_tokenizer
     from utils.models import resolve
     from utils.trainer import build_trainer
@@ -330,7 +330,7 @@ def test_rows_over_the_limit_are_dropped_and_counted_and_the_prompt_is_not_learn
         built.append(build_trainer(*arguments))
         return built[0]
 
-    runs = finetune(replace(config, allow_faults="too long,leak"), ref, (rows, rows[:1]), build)
+    runs = finetune(replace(config, allow_faults="too long,leak"), ref, (rows, rows[:1]), rewriting(build))
     assert runs[42]["rows"] == {"train": 1, "validation": 1, "too_long": 2}
     labels = built[0].data_collator([built[0].train_dataset[0]])["labels"][0].tolist()  # what the loss sees
     learned = load_tokenizer(ref).decode([token for token in labels if token != -100])

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from utils import likelihood
+from utils import packing
 from utils.batches import split_batch
 from utils.configs import TrainConfig
 from utils.helpers import UserError, set_seed
@@ -79,7 +79,7 @@ def test_gradient_checkpointing_trains_by_the_ordinary_loss(build):
 def test_our_loss_trains_like_the_ordinary_one(build, monkeypatch):
     ours = build()
     assert ours.ordinary_because is None
-    monkeypatch.setattr(likelihood, "supports", lambda model: "the test says so")
+    monkeypatch.setattr(packing, "supports", lambda model: "the test says so")
     ordinary = build()
     assert ordinary.ordinary_because == "the test says so"
     (loss, gradient), (wanted, wanted_gradient) = step_gradient(ours), step_gradient(ordinary)
@@ -96,7 +96,7 @@ def test_a_loss_that_does_not_fit_the_model_is_noticed_and_not_used(build, monke
             raise NotImplementedError("attention with softcap")
         return torch.zeros(length, before + length, dtype=dtype)
 
-    monkeypatch.setattr(likelihood, "_causal_mask", wrong)
+    monkeypatch.setattr(packing, "_causal_mask", wrong)
     ours = build()
     with caplog.at_level(logging.WARNING):
         loss, gradient = step_gradient(ours)
@@ -170,4 +170,4 @@ def test_the_adapter_is_kept_in_single_precision(build):
     """A step of 1e-4 on a weight of 1 is lost in bfloat16, in which the library keeps adapters of 4-bit weights."""
     ours = build(quantization="nf4", compute_dtype="bfloat16")
     assert {p.dtype for p in ours.model.parameters() if p.requires_grad} == {torch.float32}
-    assert likelihood.TOLERANCE[torch.float32] < likelihood.TOLERANCE[torch.bfloat16]
+    assert packing.TOLERANCE[torch.float32] < packing.TOLERANCE[torch.bfloat16]

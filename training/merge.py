@@ -110,7 +110,7 @@ def save(model, ref: ModelRef, folder: Path, config: MergeConfig) -> None:
 
 def write_merge_card(folder: Path, ref: ModelRef, base: str, kept: dict) -> None:
     """The card of the adapter, and how close the merged model is to it; nothing for an adapter without a record."""
-    from utils.card import write_card
+    from utils.card import REWRITER, write_card
 
     if "metrics" in ref.record:
         how = (
@@ -118,7 +118,7 @@ def write_merge_card(folder: Path, ref: ModelRef, base: str, kept: dict) -> None
             f"{kept['kl_mean']:.4f} nats a token (at most {kept['kl_max']:.3f}), the same likeliest token in "
             f"{kept['agreement']:.1%} of {kept['tokens']} tokens of {kept['rows']} held-out rows."
         )
-        write_card(folder, ref.record, "Rewrites biased text", "merge", ["", how])
+        write_card(folder, ref.record, REWRITER, "merge", ["", how])
 
 
 def push(folder: Path, repository: str) -> None:

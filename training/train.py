@@ -79,7 +79,7 @@ ALIASES = {
 
 
 def main(config: TrainConfig) -> None:
-    from utils.finetuning import check_settings, describe_runs, finetune, nothing_left_to_do
+    from utils.finetuning import check_settings, describe_runs, finetune, nothing_left_to_do, rewriting
     from utils.trainer import build_trainer, trainer_arguments
 
     if complete := nothing_left_to_do(config):
@@ -93,7 +93,7 @@ def main(config: TrainConfig) -> None:
     ref = resolve(config.base_model, revision=config.revision)
     check_kind(ref, encoder_decoder=False)
     default = "none" if config.method == "full" else params.QUANTIZATION
-    runs = finetune(replace(config, quantization=config.quantization or default), ref, rows, build_trainer)
+    runs = finetune(replace(config, quantization=config.quantization or default), ref, rows, rewriting(build_trainer))
     if is_main():
         print(describe_runs(runs))
         merge = f"python training/merge.py --adapter_model {config.output}"

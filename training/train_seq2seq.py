@@ -31,7 +31,7 @@ from utils.supervision import load_rows
 
 
 def main(config: Seq2SeqConfig) -> None:
-    from utils.finetuning import check_settings, describe_runs, finetune, nothing_left_to_do
+    from utils.finetuning import check_settings, describe_runs, finetune, nothing_left_to_do, rewriting
     from utils.seq2seq import build_seq2seq_trainer, seq2seq_arguments
 
     if complete := nothing_left_to_do(config):
@@ -44,7 +44,7 @@ def main(config: Seq2SeqConfig) -> None:
     check_settings(config, seq2seq_arguments)
     ref = resolve(config.base_model, revision=config.revision)
     check_kind(ref, encoder_decoder=True)
-    runs = finetune(replace(config, quantization="none"), ref, rows, build_seq2seq_trainer)
+    runs = finetune(replace(config, quantization="none"), ref, rows, rewriting(build_seq2seq_trainer))
     if is_main():
         print(describe_runs(runs))
         print(f"all weights: {config.output}; next: python testing/infer.py --base_model {config.output}")

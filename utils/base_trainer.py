@@ -17,7 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from utils import processes
 from utils.batches import Batch, blank
 from utils.checkpoints import CompleteCheckpoints, StopOnSignal, Stopwatch
-from utils.configs import FinetuneConfig
+from utils.configs import OptimiserConfig
 from utils.helpers import UserError
 from utils.loading import cpu_has_bf16
 
@@ -115,7 +115,7 @@ class _ByEpoch(Sampler):
         return len(self.sampler)
 
 
-def common_arguments(config: FinetuneConfig, folder: Path) -> dict[str, Any]:
+def common_arguments(config: OptimiserConfig, folder: Path) -> dict[str, Any]:
     """Our settings in the names of the library: the only place where the two meet."""
     cuda = torch.cuda.is_available()
     return {
@@ -153,7 +153,7 @@ def common_arguments(config: FinetuneConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def callbacks_for(config: FinetuneConfig, folder: Path) -> list[TrainerCallback]:
+def callbacks_for(config: OptimiserConfig, folder: Path) -> list[TrainerCallback]:
     callbacks = [Stopwatch(), CompleteCheckpoints()]
     if config.patience:
         callbacks.append(EarlyStoppingCallback(config.patience))

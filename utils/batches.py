@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from utils.likelihood import shared_prefix
+from utils.packing import shared_prefix
 
 Batch = dict[str, torch.Tensor]
 

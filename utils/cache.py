@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
-from utils.likelihood import attention_by, refuse_extras, without_adapter
+from utils.packing import attention_by, refuse_extras, without_adapter
 
 CACHED = "row_cache"  # name of our attention in the registry of transformers
 

@@ -7,6 +7,19 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from utils import params
 
+# heading, what the model does, and what it is not for
+REWRITER = (
+    "Rewrites biased text",
+    "Rewrites biased text so that it is fair and keeps its message.",
+    "It was trained to rewrite single texts. It is no filter and no judge: check what it writes.",
+)
+COST_MODEL = (
+    "Tells safe responses from unsafe ones",
+    "Gives a response a cost: above 0 unsafe, below 0 safe, larger is worse.",
+    "It repeats what the people who judged its training rows would most likely have said, and is often wrong: see "
+    "metrics.json. It is no moderator.",
+)
+
 
 def licence_of(base: dict[str, Any]) -> str | None:
     """The licence of a base (a `model_record`), as the Hub names it; None if neither this repo nor its card says."""
@@ -21,34 +34,39 @@ def licence_of(base: dict[str, Any]) -> str | None:
         return None
 
 
-def model_card(record: dict[str, Any], title: str, relation: str, more: list[str] = ()) -> str:
+def model_card(record: dict[str, Any], about: tuple[str, str, str], relation: str, more: list[str] = ()) -> str:
     """A card with data, settings, losses, energy and licence.
 
     Args:
         record: of training/train.py.
-        title: first heading.
+        about: REWRITER or COST_MODEL.
         relation: how the Hub calls it: adapter, finetune or merge.
         more: further paragraphs.
     """
     config, metrics, base = record["config"], record["metrics"], record["model"]
     hub_id = params.EMBEDDED_MODELS.get(base["name"], {}).get("hub_id", base["name"])
     licence = licence_of(base)
+    title, does, limits = about
     method = config.get("method", "full")  # of an encoder-decoder all weights are trained
+    if about is COST_MODEL:
+        writes, unit = "text-classification", "row"
+    else:
+        writes, unit = "text-generation" if "method" in config else "text2text-generation", "supervised token"
+    template = f", prompt template `{record['prompt']}`" if "prompt" in record else ""
     front = ModelCardData(
         language="en",
         license=licence or "other",
         library_name="peft" if relation == "adapter" else "transformers",
-        pipeline_tag="text-generation" if "method" in config else "text2text-generation",
+        pipeline_tag=writes,
         tags=["safety", "debiasing", method],
         base_model=None if (params.ROOT / hub_id).is_dir() else hub_id,
         base_model_relation=relation,
     )
     lines = ["---", front.to_yaml(), "---", "", f"# {title}", ""]
     lines += [
-        f"Rewrites biased text so that it is fair and keeps its message. {method} on {base['name']} "
-        f"({config['quantization']} weights), prompt template `{record['prompt']}`.",
+        f"{does} {method} on {base['name']} ({config['quantization']} weights){template}.",
         "",
-        "It was trained to rewrite single texts. It is no filter and no judge: check what it writes.",
+        limits,
         "",
         "## Data",
         "",
@@ -58,7 +76,7 @@ def model_card(record: dict[str, Any], title: str, relation: str, more: list[str
         "",
         "## Result",
         "",
-        f"Validation loss per supervised token {metrics['validation_loss_before']:.3f} before, "
+        f"Validation loss per {unit} {metrics['validation_loss_before']:.3f} before, "
         f"{metrics['validation_loss']:.3f} after {metrics['best_step']} steps (seed {config['seed']}).",
         *more,
         "",
@@ -102,5 +120,7 @@ def energy(seconds: float, machine: dict[str, Any]) -> str:
     )
 
 
-def write_card(folder: Path, record: dict[str, Any], title: str, relation: str, more: list[str] = ()) -> None:
-    (folder / "README.md").write_text(model_card(record, title, relation, more), encoding="utf-8")
+def write_card(
+    folder: Path, record: dict[str, Any], about: tuple[str, str, str], relation: str, more: list[str] = ()
+) -> None:
+    (folder / "README.md").write_text(model_card(record, about, relation, more), encoding="utf-8")

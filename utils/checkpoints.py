@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from utils import processes
-from utils.configs import FinetuneConfig
+from utils.configs import OptimiserConfig
 from utils.helpers import UserError
 from utils.models import ModelRef, model_record
 from utils.records import RECORD_NAME, changes, file_sha256, read_json, shareable, write_json
@@ -82,7 +82,7 @@ def newest_usable(folder: Path) -> Path | None:
     return None
 
 
-def same_run(config: FinetuneConfig, ref: ModelRef, folder: Path) -> dict:
+def same_run(config: OptimiserConfig, ref: ModelRef, folder: Path) -> dict:
     """What tells this run from another one: settings, model, data. Compares it with a run that was begun before.
 
     Raises:
@@ -112,7 +112,7 @@ def stopped_early(checkpoint: Path, patience: int) -> bool:
     return 0 < patience <= attributes.get("early_stopping_patience_counter", 0)
 
 
-def finished_otherwise(config: FinetuneConfig, folder: Path) -> list[str]:
+def finished_otherwise(config: OptimiserConfig, folder: Path) -> list[str]:
     """In words, which settings of a run that is complete differ from these."""
     record = read_json(folder / RECORD_NAME)
     done = record["config"]

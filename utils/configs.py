@@ -1,6 +1,7 @@
 """One dataclass per stage: the types and help texts of its settings. Values come from utils/params.py only."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,16 @@ def _names(text: str) -> list[str]:
 def _assignments(text: str) -> list[tuple[str, str]]:
     """name=value, joined by commas; the value is empty where the sign is missing."""
     return [(name.strip(), value.strip()) for name, _, value in (part.partition("=") for part in _names(text))]
+
+
+def file_and_share(given: str) -> tuple[str, float]:
+    """FILE:0.5 as (FILE, 0.5); FILE alone as (FILE, 1). Raises ValueError for a share that is none."""
+    name, mark, share = given.rpartition(":")
+    if not mark or not re.fullmatch(r"[0-9.]+", share):
+        return given, 1.0
+    if share.count(".") > 1 or not 0 < float(share) <= 1:
+        raise ValueError(f"--input {given}: what stands after the colon is a share above 0, at most 1")
+    return name, float(share)
 
 
 @dataclass
@@ -184,22 +195,31 @@ class ToxicityConfig(ModelConfig, TableConfig):
 
 
 @dataclass
-class RowsConfig(ModelConfig, RunConfig):
-    """Which rows are learned from, and how they are put before the model."""
+class HeldOutConfig(ModelConfig, RunConfig):
+    """Which rows are held out, and how long they may be."""
 
-    input: str = setting(str(params.TRAIN_FILE), "training rows: pairs CSV, Alpaca JSON(L) or prompt-completion JSONL")
     validation: str | None = setting(None, "validation rows; default: a seeded share of the training rows")
-    input_column: str = setting(params.INPUT_COLUMN, "column with the text to rewrite, in a pairs file")
-    output_column: str = setting(params.REFERENCE_COLUMN, "column with the rewriting, in a pairs file")
-    prompt: str = setting("rewrite", "template of utils/prompts.py: rewrite, rewrite-short, or fill (with a spotter)")
     validation_share: float = setting(params.VALIDATION_SHARE, "share of rows held out for validation")
     max_length: int = setting(params.MAX_LENGTH, "longest row in tokens; longer rows are dropped and counted")
-    train_on_inputs: bool = setting(False, "loss on the prompt as well as on the completion")
-    allow_faults: str = setting("", "faults of training/audit.py that do not stop training, joined by commas")
 
     def __post_init__(self):
         if not 0 < self.validation_share < 1:
             raise ValueError(f"--validation_share {self.validation_share}: give a share between 0 and 1")
+
+
+@dataclass
+class RowsConfig(HeldOutConfig):
+    """Which rows are learned from, and how they are put before the model."""
+
+    input: str = setting(str(params.TRAIN_FILE), "training rows: pairs CSV, Alpaca JSON(L) or prompt-completion JSONL")
+    input_column: str = setting(params.INPUT_COLUMN, "column with the text to rewrite, in a pairs file")
+    output_column: str = setting(params.REFERENCE_COLUMN, "column with the rewriting, in a pairs file")
+    prompt: str = setting("rewrite", "template of utils/prompts.py: rewrite, rewrite-short, or fill (with a spotter)")
+    train_on_inputs: bool = setting(False, "loss on the prompt as well as on the completion")
+    allow_faults: str = setting("", "faults of training/audit.py that do not stop training, joined by commas")
+
+    def __post_init__(self):
+        super().__post_init__()
         if unknown := self.allowed_faults() - set(params.AUDIT_LIMITS):
             raise ValueError(f"--allow_faults {', '.join(unknown)}: there are {', '.join(params.AUDIT_LIMITS)}")
 
@@ -216,7 +236,7 @@ class AuditConfig(RowsConfig):
 
 
 @dataclass
-class FinetuneConfig(RowsConfig):
+class OptimiserConfig:
     """How weights are trained, whatever the kind of model."""
 
     resume: bool = setting(False, "go on from the last checkpoint of a run that was stopped or killed")
@@ -270,20 +290,22 @@ class FinetuneConfig(RowsConfig):
 
 
 @dataclass
-class TrainConfig(FinetuneConfig):
-    output: str = setting(str(params.ADAPTER_DIR), "folder for the adapter (or the model, with --method full)")
-    method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
+class FinetuneConfig(OptimiserConfig, RowsConfig):
+    """A model that writes is trained."""
+
+
+@dataclass
+class AdapterConfig:
+    """Weights that are trained beside frozen ones."""
+
     micro_batch_tokens: int = setting(
         params.MICRO_BATCH_TOKENS, "a batch goes through the model in parts of at most so many tokens: less memory"
     )
-    packing: bool = setting(False, "put several rows into one sequence; needs FlashAttention, so CUDA only")
-    # adapter
     lora_r: int = setting(params.LORA_R, "rank")
     lora_alpha: int = setting(params.LORA_ALPHA, "scale; the update is multiplied by alpha / r")
     lora_dropout: float = setting(params.LORA_DROPOUT, "dropout on the adapter's input")
     lora_targets: str = setting(params.LORA_TARGETS, "all-linear, or module names joined by commas")
     lora_bias: Literal["none", "all", "lora_only"] = setting(params.LORA_BIAS, "which biases are trained")
-    prefix_tokens: int = setting(params.PREFIX_TOKENS, "virtual tokens of --method prefix")
     # 4-bit details
     nf4_quant_type: Literal["nf4", "fp4"] = setting("nf4", "4-bit data type")
     nf4_double_quant: bool = setting(True, "quantise the quantisation constants too")
@@ -293,8 +315,62 @@ class TrainConfig(FinetuneConfig):
         for flag in ("micro_batch_tokens", "lora_r"):
             if getattr(self, flag) <= 0:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+
+
+@dataclass
+class TrainConfig(AdapterConfig, FinetuneConfig):
+    output: str = setting(str(params.ADAPTER_DIR), "folder for the adapter (or the model, with --method full)")
+    method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
+    packing: bool = setting(False, "put several rows into one sequence; needs FlashAttention, so CUDA only")
+    prefix_tokens: int = setting(params.PREFIX_TOKENS, "virtual tokens of --method prefix")
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.method == "full" and self.quantization in ("nf4", "int8"):
             raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
+
+
+@dataclass
+class CostConfig(AdapterConfig, OptimiserConfig, HeldOutConfig):
+    input: list[str] = field(
+        default_factory=lambda: [str(params.PAIRS_FILE)],
+        metadata={"help": "judged responses (see utils/preferences.py): FILE, FILE:0.5 for half of it, or a Hub id"},
+    )
+    output: str = setting(str(params.COST_DIR), "folder for the cost model")
+    objective: Literal["safe_rlhf", "binary", "regression"] = setting(
+        params.COST_OBJECTIVE, "rank pairs and tell safe from unsafe; only tell; or predict a harmfulness from 0 to 4"
+    )
+    loss_type: Literal["sequence-wise", "token-wise"] = setting(
+        params.COST_LOSS_TYPE, "the loss is taken at the last token, or at all from where two responses part"
+    )
+    regularization: float = setting(params.COST_REGULARIZATION, "times the mean square of the costs, in the loss")
+    form: Literal["question", "conversation", "human", "chat"] = setting(
+        params.COST_FORM, "how prompt and response are put before the model (see utils/cost.py)"
+    )
+    unsafe_labels: str = setting(params.UNSAFE_LABELS, "labels that mean unsafe, joined by commas; all others do not")
+    normaliser: Literal["none", "running", "ema"] = setting(
+        "none", "costs are normalised by a running mean and spread"
+    )
+    normalise_by: Literal["affine", "scale", "translate"] = setting("scale", "(x - mean) / std, x / std, or x - mean")
+    normaliser_momentum: float = setting(params.NORMALISER_MOMENTUM, "of ema: the weight of what came before")
+    method: Literal["lora", "full"] = setting(params.METHOD, "what is trained")
+    max_length: int = setting(params.COST_MAX_LENGTH, "longest row in tokens; longer rows are dropped and counted")
+    epochs: float = setting(params.COST_EPOCHS, "passes over the data")
+    lr: float = setting(params.COST_LEARNING_RATE, "peak learning rate")
+    batch_size: int = setting(params.COST_BATCH_SIZE, "rows of a batch, in each process; a pair is one row")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.method == "full" and self.quantization in ("nf4", "int8"):
+            raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
+        if self.regularization < 0 or not 0 < self.normaliser_momentum < 1:
+            raise ValueError("--regularization wants 0 or more, --normaliser_momentum a share between 0 and 1")
+        self.files()
+
+    def files(self) -> list[Path]:
+        """Those inputs that are files."""
+        names = [*(file_and_share(given)[0] for given in self.input), self.validation or ""]
+        return [Path(name) for name in names if Path(name).is_file()]
 
 
 @dataclass

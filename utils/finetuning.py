@@ -5,11 +5,11 @@ import shutil
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils import processes
-from utils.card import write_card
+from utils.card import REWRITER, write_card
 from utils.checkpoints import (
     BEGUN,
     finished_otherwise,
@@ -19,7 +19,7 @@ from utils.checkpoints import (
     seconds_of,
     stopped_early,
 )
-from utils.configs import FinetuneConfig
+from utils.configs import FinetuneConfig, OptimiserConfig
 from utils.helpers import UserError, describe, set_seed
 from utils.loading import load_tokenizer
 from utils.models import ModelRef, model_record
@@ -38,11 +38,31 @@ from utils.supervision import Example, encode_all, findings, write_audit
 
 logger = logging.getLogger(__name__)
 
-# (config, model, training rows, validation rows, tokenizer, folder) -> Trainer, its checkpoints in folder/checkpoints
-Build = Callable[[FinetuneConfig, ModelRef, list[Example], list[Example], object, Path], object]
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned. A row is an example with `input_ids` and `id`.
+
+    Attributes:
+        build: (config, model, training rows, validation rows, tokenizer, folder) -> Trainer, its checkpoints in
+            folder/checkpoints.
+        encode: (training rows, validation rows, model, tokenizer, config) -> both as examples.
+        audit: (training examples, tokenizer, config, folder): raises UserError where they are no good.
+        conclude: (trainer, validation examples, tokenizer, folder) -> metrics of the best weights, which it may also
+            write files about.
+        about: see utils/card.py.
+        chats: whether the tokenizer needs a chat template.
+    """
+
+    build: Callable
+    encode: Callable
+    audit: Callable
+    conclude: Callable
+    about: tuple[str, str, str]
+    chats: bool = True
 
 
-def check_settings(config: FinetuneConfig, arguments: Callable) -> None:
+def check_settings(config: OptimiserConfig, arguments: Callable) -> None:
     """Everything that can be wrong with the settings, before a model is loaded.
 
     Args:
@@ -68,7 +88,7 @@ def check_settings(config: FinetuneConfig, arguments: Callable) -> None:
     processes.check_launch(made.world_size)
 
 
-def nothing_left_to_do(config: FinetuneConfig) -> str | None:
+def nothing_left_to_do(config: OptimiserConfig) -> str | None:
     """In words that a run that is to be resumed is complete; None if there is something to do.
 
     Raises:
@@ -84,7 +104,12 @@ def nothing_left_to_do(config: FinetuneConfig) -> str | None:
     return f"{config.output} is complete: nothing to go on with"
 
 
-def finetune(config: FinetuneConfig, ref: ModelRef, rows: tuple[list, list], build: Build) -> dict[int, dict]:
+def rewriting(build: Callable) -> Task:
+    """The task of a model that rewrites texts, by any trainer."""
+    return Task(build, encode_all, audit, conclude=lambda *_: {}, about=REWRITER)
+
+
+def finetune(config: OptimiserConfig, ref: ModelRef, rows: tuple[list, list], task: Task) -> dict[int, dict]:
     """Trains every seed on (training rows, validation rows) and returns metrics by seed.
 
     Where several processes train together, all of them call this; the main one writes and returns metrics.
@@ -93,8 +118,8 @@ def finetune(config: FinetuneConfig, ref: ModelRef, rows: tuple[list, list], bui
     main = processes.is_main()
     this_run = same_run(config, ref, unfinished(output)) if main else None
     logger.info("training %s on %s (%s)", ref.name, config.input, describe(config))
-    tokenizer = load_tokenizer(ref, side="right")
-    examples, held_out = encode_all(*rows, ref, tokenizer, config)
+    tokenizer = load_tokenizer(ref, side="right", chat=task.chats)
+    examples, held_out = task.encode(*rows, ref, tokenizer, config)
 
     seeds, runs = config.seed_list(), {}
     hint = "--resume goes on from the last checkpoint"
@@ -102,14 +127,14 @@ def finetune(config: FinetuneConfig, ref: ModelRef, rows: tuple[list, list], bui
     with whole if main else disk_errors(unfinished(output), hint) as folder:
         if main:
             write_json(folder / BEGUN, this_run)
-            audit(examples, tokenizer, config, folder)
+            task.audit(examples, tokenizer, config, folder)
         processes.wait()
         for seed in seeds:
             target = folder if len(seeds) == 1 else folder / f"seed-{seed}"
             if processes.agree((target / "metrics.json").is_file()):  # done before a stop
                 shutil.rmtree(target / "checkpoints", ignore_errors=True)
             else:
-                train_one(replace(config, seed=seed), ref, examples, held_out, tokenizer, build, target)
+                train_one(replace(config, seed=seed), ref, examples, held_out, tokenizer, task, target)
             if main:
                 runs[seed] = read_json(target / "metrics.json")
                 runs[seed].pop("history", None)
@@ -134,7 +159,7 @@ def audit(examples: list[Example], tokenizer, config: FinetuneConfig, folder: Pa
 
 
 def train_one(
-    config: FinetuneConfig, ref: ModelRef, examples: list, held_out: list, tokenizer, build: Build, folder: Path
+    config: OptimiserConfig, ref: ModelRef, examples: list, held_out: list, tokenizer, task: Task, folder: Path
 ) -> None:
     """Trains one seed into `folder`, from its newest checkpoint if there is one, and writes its metrics last."""
     main = processes.is_main()
@@ -152,7 +177,7 @@ def train_one(
     logger.info("%d training rows, %d validation rows, %d too long", len(train), len(validation), dropped)
 
     checkpoint = processes.agree(newest_usable(folder / "checkpoints") if main else None)
-    trainer = build(config, ref, train, validation, tokenizer, folder)
+    trainer = task.build(config, ref, train, validation, tokenizer, folder)
     trainer.args.eval_on_start = checkpoint is None  # a run that goes on has that loss in its history
     if checkpoint:
         logger.info("going on from %s", checkpoint.name)
@@ -163,6 +188,7 @@ def train_one(
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds += outcome.metrics["train_runtime"]
     trainer.save_model(folder)
+    concluded = task.conclude(trainer, validation, tokenizer, folder)
     if main:
         state = trainer.state
         metrics = {
@@ -175,14 +201,15 @@ def train_one(
             "rows": {"train": len(train), "validation": len(validation), "too_long": dropped},
             "resumed_from_step": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
             "ordinary_loss_because": getattr(trainer, "ordinary_because", None),
-        }
+        } | concluded
         tokenizer.save_pretrained(folder)
         plot_losses(state.log_history, folder / "loss.png")
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-        ids = [example.row["id"] for example in held_out]
-        finish_record(record, folder, model=model_record(ref), prompt=config.prompt, metrics=metrics, held_out=ids)
+        more = {"prompt": config.prompt} if hasattr(config, "prompt") else {}
+        ids = [example.id for example in held_out]
+        finish_record(record, folder, model=model_record(ref), metrics=metrics, held_out=ids, **more)
         adapter = (folder / "adapter_config.json").is_file()
-        write_card(folder, record, "Rewrites biased text", "adapter" if adapter else "finetune")
+        write_card(folder, record, task.about, "adapter" if adapter else "finetune")
         write_json(folder / "metrics.json", metrics | {"history": state.log_history})  # it says that all is there
         shutil.rmtree(folder / "checkpoints")
     processes.wait()

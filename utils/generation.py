@@ -17,8 +17,8 @@ from utils.configs import GenerationConfig
 from utils.data import content_id
 from utils.decoding import Processor
 from utils.int8 import is_quantised
-from utils.likelihood import supports, tolerance
 from utils.loading import end_tokens
+from utils.packing import supports, tolerance
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,13 @@ def model_settings(ref: ModelRef):
     return AutoConfig.from_pretrained(ref.path, revision=ref.revision)
 
 
-def load_tokenizer(ref: ModelRef, side: str = "left"):
-    """Tokenizer of the adapter or base. `side` is the padding side: left to generate, right to train.
+def load_tokenizer(ref: ModelRef, side: str = "left", chat: bool = True):
+    """Tokenizer of the adapter or base.
 
-    An encoder-decoder gets a chat template here: see `encoder_decoder_template`.
+    Args:
+        side: the padding side: left to generate, right to train.
+        chat: it must have a chat template with a system turn. An encoder-decoder gets one here: see
+            `encoder_decoder_template`.
     """
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
@@ -27,14 +30,16 @@ def load_tokenizer(ref: ModelRef, side: str = "left"):
     if model_settings(ref).is_encoder_decoder:
         tokenizer.padding_side = "right"  # BART counts positions from the first token, padding or not
         tokenizer.chat_template = encoder_decoder_template(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not chat:
+        return tokenizer
     if tokenizer.chat_template is None:
         raise UserError(f"{ref.name} has no chat template: take the instruct or chat version of the model")
     try:
         tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in ("system", "user")], tokenize=False)
     except TemplateError as error:
         raise UserError(f"{ref.name}: its chat template takes no system turn ({error}): take another model") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
@@ -90,7 +95,11 @@ def generation_settings(ref: ModelRef):
 
 
 def load_base(
-    ref: ModelRef, quantization: str = "none", settings: dict[str, Any] | None = None, training: bool = False
+    ref: ModelRef,
+    quantization: str = "none",
+    settings: dict[str, Any] | None = None,
+    training: bool = False,
+    labels: int | None = None,
 ):
     """Loads a base model.
 
@@ -98,9 +107,10 @@ def load_base(
         quantization: "none" (16-bit), "nf4" (4-bit) or "int8".
         settings: 4-bit details `nf4_quant_type`, `nf4_double_quant`, `compute_dtype`; defaults as in QLoRA.
         training: the model will be trained, so its 4-bit weights must stay in the layout the backward pass reads.
+        labels: in place of the output layer a head with so many numbers, new where the base has none.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
     from transformers.integrations.fsdp import is_fsdp_enabled
 
     settings = settings or {}
@@ -108,9 +118,9 @@ def load_base(
     dtype = getattr(torch, settings.get("compute_dtype", "bfloat16"))
     if device == "cpu" and (dtype == torch.float16 or not cpu_has_bf16()):
         dtype = torch.float32  # half precision without hardware for it is slower than single, and float16 overflows
-    two_parts = model_settings(ref).is_encoder_decoder
+    kind = AutoModelForSeq2SeqLM if model_settings(ref).is_encoder_decoder else AutoModelForCausalLM
     on_device = (quantization != "none" or device != "cpu") and not is_fsdp_enabled()  # which places weights itself
-    model = (AutoModelForSeq2SeqLM if two_parts else AutoModelForCausalLM).from_pretrained(
+    model = (AutoModelForSequenceClassification if labels else kind).from_pretrained(
         ref.path,
         revision=ref.revision,
         dtype=dtype,
@@ -119,6 +129,7 @@ def load_base(
         quantization_config=_quantization_config(quantization, settings, dtype),
         # on CPU the backward pass of the fused kernel is slower than the plain one (benchmarks/RESULTS.md)
         attn_implementation="eager" if device == "cpu" and training else None,
+        **({"num_labels": labels} if labels else {}),
     )
     if training and quantization == "nf4":
         keep_trainable_layout(model)

@@ -11,7 +11,26 @@ import torch
 import torch.nn.functional as F
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+
+from utils.configs import AdapterConfig
+
+
+def lora_config(config: AdapterConfig, task: str) -> LoraConfig:
+    """Our settings in the names of PEFT.
+
+    Args:
+        task: "CAUSAL_LM", or "SEQ_CLS", which trains the head too and saves it with the adapter.
+    """
+    return LoraConfig(
+        task_type=task,
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        bias=config.lora_bias,
+        target_modules=config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(","),
+    )
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """How much memory a training run will take, from the shapes of the weights and a few measured factors."""
 
+import logging
 import os
 from dataclasses import dataclass
 from math import prod
@@ -7,8 +8,10 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from utils.configs import TrainConfig
+from utils.configs import AdapterConfig
 from utils.models import ModelRef, weight_shapes
+
+logger = logging.getLogger(__name__)
 
 # Bytes that a pass keeps for the backward pass, per token, layer and hidden unit (benchmarks/RESULTS.md); in 16 bits.
 # The usual count for a transformer is 34 (Korthikanti et al. 2022, arXiv 2205.05198), without LoRA.
@@ -37,7 +40,15 @@ class Memory:
         return f"about {self.total / 1e9:.1f} GB ({listed}){free}"
 
 
-def estimate(ref: ModelRef, config: TrainConfig, ordinary: bool) -> Memory | None:
+def log_estimate(ref: ModelRef, config: AdapterConfig, ordinary: bool) -> None:
+    """Says how much a run will take; a warning where that is more than is free. The weights are loaded already."""
+    if memory := estimate(ref, config, ordinary):
+        tight = memory.free is not None and memory.activations + memory.trained > memory.free
+        advice = "; too little: lower --micro_batch_tokens, or add --gradient_checkpointing"
+        logger.log(logging.WARNING if tight else logging.INFO, "memory: %s%s", memory, advice if tight else "")
+
+
+def estimate(ref: ModelRef, config: AdapterConfig, ordinary: bool) -> Memory | None:
     """Memory for one micro-batch of `config.micro_batch_tokens`; None if the base does not lie in a local folder.
 
     Args:
@@ -53,11 +64,10 @@ def estimate(ref: ModelRef, config: TrainConfig, ordinary: bool) -> Memory | Non
     wide = 2 if config.compute_dtype == "float32" or config.method == "full" else 1
     weights = wide * BYTES["none"] * (count - linear)
     weights += linear * (BYTES[config.quantization] if config.quantization != "none" else wide * BYTES["none"])
-    trained = {
-        "full": count,
-        "lora": config.lora_r * sum(map(sum, matrices)),
-        "prefix": 2 * config.prefix_tokens * settings.num_hidden_layers * settings.hidden_size,
-    }[config.method]
+    trained = {"full": count, "lora": config.lora_r * sum(map(sum, matrices))}
+    if config.method == "prefix":
+        trained["prefix"] = 2 * config.prefix_tokens * settings.num_hidden_layers * settings.hidden_size
+    trained = trained[config.method]
     kept = KEPT_BYTES["ordinary" if ordinary else "ours"] * wide
     activations = config.micro_batch_tokens * settings.num_hidden_layers * settings.hidden_size * kept
     # gradient and two moments in float32, and the weights themselves, which a full run has counted already

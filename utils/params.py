@@ -26,6 +26,9 @@ MERGED_DIR = MODELS_DIR / "merged"
 SPOTTER_DIR = MODELS_DIR / "spotter"
 TOXICITY_DIR = MODELS_DIR / "toxicity"
 SEQ2SEQ_DIR = MODELS_DIR / "seq2seq"
+COST_DIR = MODELS_DIR / "cost"
+PAIRS_FILE = DATASETS_DIR / "preference_pairs" / "train.csv"
+PAIRS_TEST_FILE = DATASETS_DIR / "preference_pairs" / "test.csv"
 
 # --- columns ---
 INPUT_COLUMN = "biased_text"
@@ -157,6 +160,20 @@ PREFIX_TOKENS = 20
 SEQ2SEQ_BASE = "google/flan-t5-base"  # the smallest of the paper's baselines
 SEQ2SEQ_LEARNING_RATE = 1e-4  # all weights, in float32
 SEQ2SEQ_EPOCHS = 5.0  # early stopping ends it
+
+# --- train_cost.py ---
+COST_OBJECTIVE = "safe_rlhf"
+COST_LOSS_TYPE = "sequence-wise"
+COST_REGULARIZATION = 0.001  # as in the scripts of Safe RLHF
+COST_FORM = "question"
+COST_MAX_LENGTH = 512  # as published
+COST_EPOCHS = 2.0  # as published
+COST_LEARNING_RATE = 3e-4
+COST_BATCH_SIZE = 16
+NORMALISER_MOMENTUM = 0.9
+COST_BATCH_TOKENS = 4_096  # tokens of one padded batch when costs are read
+COST_BINS = 10  # of the calibration error
+UNSAFE_LABELS = "unsafe,1,true,yes,toxic,hate,hateful,harmful"
 
 # --- model cards ---
 WATTS_PER_CPU = 10  # per core under load; assumed

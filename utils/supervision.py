@@ -73,6 +73,10 @@ class Example:
     starts_as_prompt: bool  # whether the text begins with the prompt that infer.py would write
     faults: set[str] = field(default_factory=set)
 
+    @property
+    def id(self) -> str:
+        return self.row["id"]
+
 
 def to_messages(row: dict, template: str) -> tuple[list[dict], list[dict]]:
     """Prompt and completion of a row as chat messages."""

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PrefixTuningConfig
+from peft import PrefixTuningConfig
 from trl import SFTConfig, SFTTrainer
 
-from utils import likelihood, processes
+from utils import likelihood, packing, processes
 from utils.base_trainer import TokenMeanTrainer, callbacks_for, common_arguments
 from utils.batches import Batch, blank, split_batch, supervised_tokens
 from utils.configs import TrainConfig
 from utils.loading import load_base
-from utils.memory import estimate
+from utils.lora import lora_config
+from utils.memory import log_estimate
 from utils.models import ModelRef
 from utils.supervision import Example
 
@@ -62,14 +63,18 @@ class CompletionTrainer(TokenMeanTrainer, SFTTrainer):
         rows = inputs["attention_mask"].sum(dim=1).argsort()[:2]
         few = next(split_batch({name: value[rows] for name, value in inputs.items()}, budget=10**9))
         try:
-            found = likelihood.difference(self.model, few)
+            found = packing.difference(
+                self.model,
+                lambda: self.model(**few, use_cache=False).loss,
+                lambda: likelihood.completion_loss(self.model, few),
+            )
         except (NotImplementedError, TypeError) as error:  # the model's attention wants or gives something else
             found, reason = float("inf"), str(error)
         else:
             reason = f"its loss or gradients differ by {found:.1%}"
         # together, as each process has other rows; of a NaN nothing is the largest
         found = processes.largest(found if found == found else float("inf"))
-        if not found <= likelihood.tolerance(self.model.dtype):
+        if not found <= packing.tolerance(self.model.dtype):
             self.ordinary_because = f"the faster loss does not fit this model ({reason})"
             logger.warning("the ordinary loss of the library is used: %s", self.ordinary_because)
 
@@ -82,9 +87,9 @@ def _reason_for_the_ordinary_loss(model, arguments) -> str | None:
         return "gradient checkpointing runs the layers again"
     if arguments.packing:
         return "packed rows come with their own positions"
-    if type(likelihood.without_adapter(model).get_output_embeddings()) is not torch.nn.Linear:
+    if type(packing.without_adapter(model).get_output_embeddings()) is not torch.nn.Linear:
         return "its output layer is no plain linear layer"
-    return likelihood.supports(model)
+    return packing.supports(model)
 
 
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
@@ -102,15 +107,7 @@ def _adapter_config(config: TrainConfig):
         return None
     if config.method == "prefix":
         return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=config.prefix_tokens)
-    targets = config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(",")
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        bias=config.lora_bias,
-        target_modules=targets,
-    )
+    return lora_config(config, "CAUSAL_LM")
 
 
 def build_trainer(
@@ -129,11 +126,7 @@ def build_trainer(
         callbacks=callbacks_for(config, folder),
         micro_batch_tokens=config.micro_batch_tokens,
     )
-    memory = estimate(ref, config, ordinary=bool(trainer.ordinary_because))
-    if memory:
-        tight = memory.free is not None and memory.activations + memory.trained > memory.free  # the weights are loaded
-        advice = "; too little: lower --micro_batch_tokens, or add --gradient_checkpointing"
-        logger.log(logging.WARNING if tight else logging.INFO, "memory: %s%s", memory, advice if tight else "")
+    log_estimate(ref, config, ordinary=bool(trainer.ordinary_because))
     for parameter in trainer.model.parameters():
         if parameter.requires_grad and not trainer.is_fsdp_enabled:  # which wants one type for all that it shards
             parameter.data = parameter.data.float()  # the library keeps adapters of quantised models in 16 bits

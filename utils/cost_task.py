@@ -1,0 +1,84 @@
+"""What train_cost.py hands to utils/finetuning.py: rows as tokens, and what is measured on the best weights."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from utils.card import COST_MODEL
+from utils.configs import CostConfig
+from utils.cost import FORMATS, JudgedIds, encode
+from utils.cost_metrics import (
+    fit_calibration,
+    labels_of,
+    pairs_of,
+    ranking_accuracy,
+    responses_of,
+    sign_accuracy,
+)
+from utils.cost_model import COST_FILE, costs_by
+from utils.cost_trainer import CostTrainer, build_cost_trainer
+from utils.finetuning import Task
+from utils.helpers import UserError
+from utils.models import ModelRef
+from utils.preferences import Judged
+from utils.records import write_json
+
+logger = logging.getLogger(__name__)
+
+
+def encode_rows(
+    train: list[Judged], validation: list[Judged], ref: ModelRef, tokenizer, config: CostConfig
+) -> tuple[list[JudgedIds], list[JudgedIds]]:
+    """Both as the model sees them, without pairs of which it sees no difference."""
+    if FORMATS[config.form] is None and tokenizer.chat_template is None:
+        raise UserError(f"--form chat: {ref.name} has no chat template: choose another form")
+    both = []
+    for rows in (train, validation):
+        examples = [encode(row, tokenizer, config.form) for row in rows]
+        kept = [e for e in examples if not (e.row.is_pair and e.sequences[0] == e.sequences[1])]
+        if len(kept) < len(examples):
+            logger.info("%d pairs are left out: the model sees no difference", len(examples) - len(kept))
+        both.append(kept)
+    return both[0], both[1]
+
+
+def audit(examples: list[JudgedIds], tokenizer, config: CostConfig, folder: Path) -> None:
+    """Says what is learned from, and refuses rows of one kind only."""
+    signs = [unsafe for example in examples for unsafe in example.row.unsafe if unsafe is not None]
+    pairs = sum(example.row.is_pair for example in examples)
+    logger.info("%d pairs; %d responses labelled unsafe, %d safe", pairs, sum(signs), len(signs) - sum(signs))
+    if config.objective != "regression" and len(set(signs)) == 1 and not pairs:
+        raise UserError(
+            f"--input: all responses are {'un' * signs[0]}safe: see --unsafe_labels {config.unsafe_labels}"
+        )
+
+
+def conclude(trainer: CostTrainer, held_out: list[JudgedIds], tokenizer, folder: Path) -> dict:
+    """Costs of the held-out rows; writes COST_FILE with the probability that fits them."""
+    config, rows = trainer.config, [example.row for example in held_out]
+    about = {
+        "objective": config.objective,
+        "form": config.form,
+        "max_length": config.max_length,
+        "normaliser": vars(trainer.normaliser),
+    }
+    model = trainer.model.eval()
+    found = costs_by(model, tokenizer, about, *responses_of(rows))
+    metrics = {}
+    if config.objective == "regression":
+        harm = np.array([row.harm for row in rows for _ in row.responses])
+        metrics = {"mean_squared_error": float(((found - harm) ** 2).mean()), "variance": float(harm.var())}
+    else:
+        labelled, unsafe = labels_of(rows)
+        pairs, _ = pairs_of(rows, found)
+        if len(set(unsafe[labelled])) == 2:
+            about["calibration"] = fit_calibration(found[labelled], unsafe[labelled])
+            metrics["sign_accuracy"] = float(sign_accuracy(found[labelled], unsafe[labelled]).mean())
+        if len(pairs):
+            metrics["ranking_accuracy"] = float(ranking_accuracy(pairs).mean())
+    write_json(folder / COST_FILE, about)
+    return metrics
+
+
+COST = Task(build_cost_trainer, encode_rows, audit, conclude, COST_MODEL, chats=False)
