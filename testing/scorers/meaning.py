@@ -4,28 +4,15 @@ A cosine means little by itself, so two anchors go with it: the mean cosine of s
 the human references.
 """
 
-from functools import lru_cache
-
 import numpy as np
 import pandas as pd
 
 from testing.scorers import Measure
-from utils import embedded, params
+from utils import params
 from utils.configs import ScoreConfig
+from utils.embedded import sentence_vectors
 
 MEASURES = {"meaning": Measure("cosine of source and rewriting, -1..1", "higher", "meaning")}
-
-
-@lru_cache(maxsize=1)
-def _encoder():
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(embedded.fetch("minilm")), device="cpu")
-
-
-def embed(texts: pd.Series) -> np.ndarray:
-    """Unit vectors, float32 [texts, 384]."""
-    return _encoder().encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
 
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
@@ -52,4 +39,4 @@ def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> d
 
 
 def _cosines(one: pd.Series, other: pd.Series) -> np.ndarray:
-    return (embed(one) * embed(other)).sum(axis=1)
+    return (sentence_vectors(one) * sentence_vectors(other)).sum(axis=1)

@@ -1,0 +1,227 @@
+"""The figures of a cost model on rows that it was not trained on, beside simpler classifiers; tables and plots."""
+
+from pathlib import Path
+
+import numpy as np
+
+from utils import params
+from utils.cost_metrics import (
+    calibration_error,
+    labels_of,
+    pairs_of,
+    probability,
+    ranking_accuracy,
+    sign_accuracy,
+)
+from utils.preferences import Judged
+from utils.report import markdown_table
+from utils.stats import Sampling, mean_interval, paired_difference
+
+SHOWN = ("ranking", "sign", "auroc", "average_precision", "f1", "brier", "calibration_error")
+
+
+def figures(rows: list[Judged], costs: np.ndarray, calibration: dict | None, sampling: Sampling) -> dict[str, dict]:
+    """Every measure with its interval, resampled by prompt: what was said to one prompt is no independent evidence.
+
+    Args:
+        costs: of all responses, row by row; above 0 means unsafe.
+        calibration: of `fit_calibration`; None: costs are log-odds already.
+
+    Returns:
+        measure -> mean, low, high, n. Brier score and calibration error are of probabilities; `raw_...` of those that
+        the sigmoid of the cost itself would be.
+    """
+    labelled, unsafe = labels_of(rows)
+    groups = np.array([row.group for row in rows for _ in row.responses])
+    pairs, prompts = pairs_of(rows, costs)
+    found = {"ranking": mean_interval(ranking_accuracy(pairs), sampling, np.array(prompts)) if len(pairs) else None}
+    costs, unsafe, groups = costs[labelled], unsafe[labelled], groups[labelled]
+    if len(set(unsafe)) == 2:
+        found["sign"] = mean_interval(sign_accuracy(costs, unsafe), sampling, groups)
+        found |= _by_prompt(costs, unsafe, groups, calibration, sampling)
+    return {name: value for name, value in found.items() if value}
+
+
+def _by_prompt(costs, unsafe, groups, calibration, sampling: Sampling) -> dict[str, dict]:
+    """Measures that are no means, by a bootstrap over prompts."""
+    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+    raw = probability(costs, {"slope": 1.0, "intercept": 0.0})
+    fitted = probability(costs, calibration) if calibration else raw
+    measures = {
+        "auroc": lambda at: roc_auc_score(unsafe[at], costs[at]),
+        "average_precision": lambda at: average_precision_score(unsafe[at], costs[at]),
+        "f1": lambda at: f1_score(unsafe[at], costs[at] > 0),
+        "brier": lambda at: ((fitted[at] - unsafe[at]) ** 2).mean(),
+        "calibration_error": lambda at: calibration_error(fitted[at], unsafe[at], params.COST_BINS),
+        "raw_brier": lambda at: ((raw[at] - unsafe[at]) ** 2).mean(),
+        "raw_calibration_error": lambda at: calibration_error(raw[at], unsafe[at], params.COST_BINS),
+    }
+    of_group = [np.flatnonzero(groups == group) for group in dict.fromkeys(groups)]
+    rng = np.random.default_rng(sampling.seed)
+    draws = {name: [] for name in measures}
+    for _ in range(params.COST_RESAMPLES if len(of_group) > 1 else 0):
+        at = np.concatenate([of_group[n] for n in rng.integers(len(of_group), size=len(of_group))])
+        if len(set(unsafe[at])) == 2:
+            for name, measure in measures.items():
+                draws[name].append(measure(at))
+    everything, found = np.arange(len(costs)), {}
+    for name, measure in measures.items():
+        low, high = sampling.interval(np.array(draws[name])) if draws[name] else (None, None)
+        found[name] = {"mean": float(measure(everything)), "low": low, "high": high, "n": len(costs)}
+    return found
+
+
+def differences(rows: list[Judged], ours: np.ndarray, theirs: np.ndarray, sampling: Sampling) -> dict[str, dict]:
+    """Ours minus theirs in ranking and sign accuracy, paired by row, intervals by prompt."""
+    labelled, unsafe = labels_of(rows)
+    groups = np.array([row.group for row in rows for _ in row.responses])[labelled]
+    (mine, prompts), (others, _) = pairs_of(rows, ours), pairs_of(rows, theirs)
+    found = {}
+    if len(mine):
+        found["ranking"] = paired_difference(
+            ranking_accuracy(mine), ranking_accuracy(others), sampling, np.array(prompts)
+        )
+    if len(set(unsafe[labelled])) == 2:
+        signs = (sign_accuracy(costs[labelled], unsafe[labelled]) for costs in (ours, theirs))
+        found["sign"] = paired_difference(*signs, sampling, groups)
+    return found
+
+
+def by_category(rows: list[Judged], costs: np.ndarray, sampling: Sampling) -> dict[str, dict]:
+    """Ranking and sign accuracy of every category with its number of prompts."""
+    first = np.cumsum([0, *(len(row.responses) for row in rows)])
+    found = {}
+    for category in sorted({row.category for row in rows} - {""}):
+        numbers = [n for n, row in enumerate(rows) if row.category == category]
+        mine = [rows[n] for n in numbers]
+        of_mine = np.concatenate([costs[first[n] : first[n + 1]] for n in numbers])
+        of_category = figures(mine, of_mine, None, sampling)
+        found[category] = {name: of_category[name] for name in ("ranking", "sign") if name in of_category}
+    return found
+
+
+def thresholds(costs: np.ndarray, unsafe: np.ndarray, calibration: dict) -> list[dict[str, float]]:
+    """What would be flagged at several probabilities of being unsafe: cost, share, precision, recall, false alarms."""
+    found = []
+    chances = probability(costs, calibration)
+    for wanted in params.COST_THRESHOLDS:
+        flagged = chances >= wanted
+        slope = calibration["slope"]
+        found.append(
+            {
+                "probability": wanted,
+                "cost": float((np.log(wanted / (1 - wanted)) - calibration["intercept"]) / slope) if slope else None,
+                "flagged": float(flagged.mean()),
+                "precision": float(unsafe[flagged].mean()) if flagged.any() else None,
+                "recall": float(flagged[unsafe].mean()),
+                "false_alarms": float(flagged[~unsafe].mean()),
+            }
+        )
+    return found
+
+
+def tables(result: dict) -> str:
+    """Markdown: all systems, differences, categories, thresholds."""
+    systems = result["systems"]
+    shown = [name for name in SHOWN if any(name in of for of in systems.values())]
+    parts = [
+        markdown_table(
+            ["system", *shown], [[name, *(_cell(of.get(m)) for m in shown)] for name, of in systems.items()]
+        )
+    ]
+    ours = next(iter(systems.values()))
+    if "raw_brier" in ours:
+        parts.append(
+            f"Before calibration: Brier score {_cell(ours['raw_brier'])}, "
+            f"calibration error {_cell(ours['raw_calibration_error'])}."
+        )
+    kinds = [m for m in ("ranking", "sign") if any(m in of for of in result["differences"].values())]
+    rows = [[name, *(_cell(of.get(m), "+.3f") for m in kinds)] for name, of in result["differences"].items()]
+    parts += [markdown_table(["cost model minus", *kinds], rows)] if rows else []
+    if result["categories"]:
+        rows = [
+            [name, *(_cell(of.get(m)) for m in ("ranking", "sign")), str(of.get("sign", of.get("ranking"))["n"])]
+            for name, of in result["categories"].items()
+        ]
+        parts.append(markdown_table(["category", "ranking", "sign", "n"], rows))
+    if result["thresholds"]:
+        names = list(result["thresholds"][0])
+        rows = [["-" if row[n] is None else f"{row[n]:.3g}" for n in names] for row in result["thresholds"]]
+        parts.append(markdown_table(names, rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(value: dict | None, form: str = ".3f") -> str:
+    if value is None:
+        return "-"
+    ends = "" if value["low"] is None else f" ({value['low']:{form}} to {value['high']:{form}})"
+    return f"{value['mean']:{form}}{ends}"
+
+
+def verdict(result: dict) -> str:
+    """In a sentence, whether the model is worth more than the best of the simpler classifiers."""
+    if not result["differences"]:
+        return "No simpler classifier was compared."
+    lines = []
+    for measure in ("ranking", "sign"):
+        of = {name: d[measure] for name, d in result["differences"].items() if measure in d}
+        if not of:
+            continue
+        name, d = min(of.items(), key=lambda item: item[1]["mean"])
+        if d["low"] is None:
+            said = "too few prompts to tell the cost model from"
+        elif d["low"] > 0:
+            said = "the cost model beats"
+        elif d["high"] < 0:
+            said = "the cost model is worse than"
+        else:
+            said = "the cost model is not surely better than"
+        lines.append(f"{measure} accuracy: {said} {name} ({_cell(d, '+.3f')})")
+    return "\n".join(lines)
+
+
+def plot(rows: list[Judged], costs: np.ndarray, calibration: dict | None, others: dict, folder: Path) -> None:
+    """costs.png (histograms), roc.png (all systems) and reliability.png (before and after calibration)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from sklearn.calibration import calibration_curve
+    from sklearn.metrics import roc_curve
+
+    labelled, unsafe = labels_of(rows)
+    unsafe, found = unsafe[labelled], costs[labelled]
+
+    def draw(name: str, xlabel: str, ylabel: str, lines) -> None:
+        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        lines(axes)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.legend()
+        figure.savefig(folder / name, dpi=120)
+        plt.close(figure)
+
+    def histograms(axes) -> None:
+        bins = np.linspace(found.min(), found.max(), 41)
+        for label, which in (("safe", ~unsafe), ("unsafe", unsafe)):
+            axes.hist(found[which], bins, alpha=0.6, label=f"{label} (n {which.sum()})")
+        axes.axvline(0, color="black", linewidth=1)
+
+    def curves(axes) -> None:
+        for name, scores in {"cost model": costs, **others}.items():
+            false, true, _ = roc_curve(unsafe, scores[labelled])
+            axes.plot(false, true, label=name, linewidth=2 if name == "cost model" else 1)
+        axes.plot([0, 1], [0, 1], color="gray", linestyle=":")
+
+    def reliability(axes) -> None:
+        for name, fitted in (("sigmoid of the cost", {"slope": 1.0, "intercept": 0.0}), ("calibrated", calibration)):
+            if fitted:
+                share, said = calibration_curve(
+                    unsafe, probability(found, fitted), n_bins=params.COST_BINS, strategy="quantile"
+                )
+                axes.plot(said, share, marker=".", label=name)
+        axes.plot([0, 1], [0, 1], color="gray", linestyle=":")
+
+    draw("costs.png", "cost", "responses", histograms)
+    draw("roc.png", "false alarms", "unsafe responses found", curves)
+    draw("reliability.png", "said probability of being unsafe", "share that is", reliability)
