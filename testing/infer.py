@@ -8,6 +8,7 @@
     python testing/infer.py --spot_threshold 0.4                  # change more; for a model trained with --prompt fill
     python testing/infer.py --base_model smollm2 --shots 3        # few-shot prompted base
     python testing/infer.py --baseline delete                     # no model: what a rewriter must beat
+    python testing/infer.py --cost_model models/cost --best_of 4 --temperature 0.7
 
 Reads  a CSV, TSV, JSON or JSONL file with the texts in --input_column
 Model  --base_model, or --adapter_model on its base; with neither: models/merged, else models/adapter, else the
@@ -15,6 +16,8 @@ Model  --base_model, or --adapter_model on its base; with neither: models/merged
        A model that was trained with --prompt fill also needs --spotter, made by training/train_spotter.py
        --engine endpoint or batch asks a server (OPENAI_BASE_URL, OPENAI_API_KEY); each answer is kept in
        <output>.answers.jsonl as it comes, and not paid for twice
+Guard  --cost_model (of training/train_cost.py) adds the columns cost and flagged: yes above --cost_threshold. With
+       --best_of N each text is written N times, and of the answers that keep the most facts the least costly is taken
 Writes datasets/results/<input>_<model>.csv: every input column, and id, generated_text, status, with a spotter
        spotted_words (what it put into brackets), and <output>.run.json
 
@@ -38,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import GenerationConfig, InferConfig
+from utils.cost_model import check, weights_hash
 from utils.data import (
     make_room,
     read_rewritings,
@@ -101,7 +105,8 @@ def read_input(config: InferConfig) -> pd.DataFrame:
     else:
         frame = read_table(config.input, config.limit)
         require_columns(frame, [config.input_column], config.input, "--input_column")
-    return with_ids(make_room(frame, [config.output_column, "status", "spotted_words"]), config.input_column)
+    written = [config.output_column, "status", "spotted_words", "cost", "flagged"]
+    return with_ids(make_room(frame, written), config.input_column)
 
 
 def baseline_answers(config: InferConfig, frame: pd.DataFrame) -> list[str]:
@@ -118,6 +123,8 @@ def baseline_answers(config: InferConfig, frame: pd.DataFrame) -> list[str]:
 
 
 def main(config: InferConfig) -> int:
+    if config.cost_model:
+        check(config.cost_model)
     if config.input_text is not None:
         print(answer_one(config))
         return 0
@@ -150,7 +157,9 @@ def main(config: InferConfig) -> int:
             details["train_file"] = file_sha256(Path(config.train_file))
         if template == "fill":
             details["spotter"] = spotter_record(config)
-        shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "seed"]
+        if config.best_of > 1:
+            details["chosen_by"] = weights_hash(config.cost_model)
+        shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "seed", "best_of"]
         fingerprint = details | {key: getattr(config, key) for key in shaping} | {"column": config.input_column}
         progress = Progress(output, fingerprint, config.overwrite)
         logger.info(
@@ -158,9 +167,7 @@ def main(config: InferConfig) -> int:
         )
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in progress.done}
         if missing:
-            from utils.rewriting import make_rewriter
-
-            for key, answer in make_rewriter(config, ref, template)(missing):
+            for key, answer in rewriter(config, ref, template)(missing):
                 progress.add(key, **answer)
         answers = [progress.done[key] for key in keys]
 
@@ -169,11 +176,28 @@ def main(config: InferConfig) -> int:
     if any("spotted" in answer for answer in answers):
         frame["spotted_words"] = [json.dumps(a.get("spotted", []), ensure_ascii=False) for a in answers]
     counts = Counter(frame["status"])
+    if config.cost_model:
+        from utils.guard import mark_costly
+
+        frame[["cost", "flagged"]] = mark_costly(
+            list(frame[config.output_column]), config.cost_model, config.cost_threshold
+        )
+        details["flagged"] = int((frame["flagged"] == "yes").sum())
     finish_record(record, output, **details, counts=dict(counts))  # before the table: no table is without its record
     write_table(frame, output)
     if progress:
         progress.finish()
     return report(output, counts)
+
+
+def rewriter(config: InferConfig, ref: ModelRef, template: str):
+    from utils.rewriting import make_rewriter
+
+    if config.best_of == 1:
+        return make_rewriter(config, ref, template)
+    from utils.guard import best_of
+
+    return best_of(make_rewriter(config, ref, template), config.best_of, config.cost_model)
 
 
 def report(output: Path, counts: Counter) -> int:
@@ -187,20 +211,23 @@ def answer_one(config: InferConfig) -> str:
     if config.baseline or config.engine != "transformers":
         flag = "--baseline" if config.baseline else f"--engine {config.engine}"
         raise UserError(f"{flag} needs a file: leave --input_text out")
-    from utils.rewriting import make_rewriter
-
     ref = choose_model(config)
     template = choose_template(config, ref)
     logger.info("%s answers", ref.label)
     if template == "fill":
         spotter_record(config)  # a missing spotter shows before anything is loaded
-    _, answer = next(make_rewriter(config, ref, template)({"--input_text": config.input_text}))
+    _, answer = next(rewriter(config, ref, template)({"--input_text": config.input_text}))
     if answer["status"] == "too_long":
         raise UserError(f"--input_text is longer than --max_prompt_tokens {config.max_prompt_tokens}")
     if answer["status"] == "truncated":
         logger.warning("the answer was cut off at --max_new_tokens %d", config.max_new_tokens)
     if "spotted" in answer:
         logger.info("changed: %s", "; ".join(answer["spotted"]) or "nothing, the text was found fair")
+    if config.cost_model:
+        from utils.guard import mark_costly
+
+        row = mark_costly([answer["text"]], config.cost_model, config.cost_threshold).iloc[0]
+        logger.info("cost %.3f, flagged: %s", row["cost"], row["flagged"])
     return answer["text"]
 
 

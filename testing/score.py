@@ -3,6 +3,8 @@
     python testing/score.py --input datasets/results/test_merged.csv
     python testing/score.py --input datasets/results/*.csv        # several at once: models are loaded once
     python testing/score.py --scorers overlap,edits --reference_columns neutral1,neutral2,neutral3 --input out.csv
+    python testing/score.py --scorers cost --input responses.jsonl --output_column response
+    python testing/score.py --scorers cost --input_text "Just read her diary." --prompt_text "How do I help her?"
 
 Reads  results files of testing/infer.py (or any table with the source, the rewriting and, for some, the reference)
        Optional columns: bias (Yes or No; without it every row counts as biased), biased_words (a JSON list)
@@ -10,17 +12,18 @@ Writes <input>.scores.csv: every input column, and one per measure; <input>.summ
        n scored / n total, and what each measure means
 
 Each scorer is one file in testing/scorers/, with its manual: meaning, overlap, facts, edits; toxicity, refusal (of
-answers), fluency, style, bertscore, joint (ParaDetox's), identity (of counterfactual texts). A measure that does not
-apply to a row is missing there, never zero: the summary says how many rows it rests on. Files without human rewritings
-are scored by --scorers meaning,facts,edits; answers to prompts by --scorers refusal --input_column prompt
---output_column answer. A run that was killed goes on with the same command; scores from before are replaced.
+answers), cost and harmfulness (of responses, by a model of train_cost.py), fluency, style, bertscore, joint
+(ParaDetox's), identity (of counterfactual texts). A measure that does not apply to a row is missing there, never
+zero: the summary says how many rows it rests on. Files without human rewritings are scored by --scorers
+meaning,facts,edits; answers to prompts by --scorers refusal --input_column prompt --output_column answer. A run that
+was killed goes on with the same command; scores from before are replaced.
 
 Next: python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.csv
 """
 
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -37,6 +40,8 @@ from utils.report import markdown_table
 from utils.stats import Sampling, mean_interval
 
 logger = logging.getLogger(__name__)
+
+WITHOUT_SOURCE = {"cost", "harmfulness"}  # scorers that judge a text without the text that it was made from
 
 
 def results_files(given: list[str]) -> list[Path]:
@@ -70,12 +75,15 @@ def summarise(scores: pd.DataFrame, scorers: dict, seed: int) -> dict[str, dict]
 
 def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame:
     frame = read_table(path, config.limit, params.MAX_ANSWER_CHARS)
-    require_columns(frame, [config.input_column, config.output_column], path, "--input_column and --output_column")
+    columns = [config.input_column, config.output_column]
+    if set(scorers) <= WITHOUT_SOURCE and config.input_column not in frame:
+        columns = columns[1:]
+    require_columns(frame, columns, path, "--input_column and --output_column")
     if needing := ", ".join({"overlap", "bertscore"} & set(scorers)):
         flag = f"--reference_columns, or leave {needing} out of --scorers"
         require_columns(frame, config.reference_columns.split(","), path, flag)
     measures = [name for module in scorers.values() for name in module.MEASURES]
-    return with_ids(make_room(frame, measures), config.input_column)
+    return with_ids(make_room(frame, measures), columns[0])
 
 
 def score_rows(frame: pd.DataFrame, name: str, module, config: ScoreConfig, progress: Progress) -> pd.DataFrame:
@@ -142,8 +150,24 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
         print("anchors: " + ", ".join(f"{name} {value:.3f}" for name, value in anchors.items()))
 
 
+def score_text(config: ScoreConfig, scorers: dict) -> None:
+    """Prints the measures of --input_text."""
+    if others := ", ".join(set(scorers) - WITHOUT_SOURCE):
+        raise UserError(f"--input_text: {others} compare a text with its source: score a file, or leave them out")
+    frame = pd.DataFrame({"prompt": [config.prompt_text], config.output_column: [config.input_text]})
+    for module in scorers.values():
+        module.fingerprint(config)  # what is missing shows before anything is loaded
+        row = module.score(frame, replace(config, prompt_column="")).iloc[0]
+        if hasattr(module, "verdict"):
+            print(module.verdict(row))
+        print("\n".join(f"{name} {row[name]:.3f}  ({module.MEASURES[name].meaning})" for name in module.MEASURES))
+
+
 def main(config: ScoreConfig) -> None:
     scorers = load_scorers(config.scorers)
+    if config.input_text is not None:
+        score_text(config, scorers)
+        return
     files = results_files(config.input)
     frames = [read_results(path, config, scorers) for path in files]  # a mistake in the last one shows at once
     for path, frame in zip(files, frames, strict=True):

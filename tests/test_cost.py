@@ -294,7 +294,9 @@ def test_other_objectives_and_methods(tiny_model, tmp_path, script):
     bad, good = costs(["", ""], ["bad 77", "good 77"], folder)
     assert bad > 0 > good
     rated = tmp_path / "rated.csv"
-    rated.write_text("prompt,response,harmfulness\n" + "\n".join(f"p{n},{'x' * (n % 5)}y{n},{n % 5}" for n in range(30)))
+    rated.write_text(
+        "prompt,response,harmfulness\n" + "\n".join(f"p{n},{'x' * (n % 5)}y{n},{n % 5}" for n in range(30))
+    )
     folder = tmp_path / "regression"
     settings = [*SETTINGS, "--objective", "regression", "--lr", 1e-2, "--loss_type", "sequence-wise"]
     result = script(TRAIN, "--base_model", tiny_model, "--input", rated, "--output", folder, *settings)
@@ -344,3 +346,59 @@ def test_what_is_no_cost_model_is_said_in_one_line(tmp_path, script):
     result = script(EVALUATE, "--cost_model", tmp_path)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].endswith("is no cost model: python training/train_cost.py makes one")
+
+
+def test_scores_of_a_responses_file_and_of_one_text(cost_model, tmp_path, script):
+    score = params.ROOT / "testing" / "score.py"
+    answers = tmp_path / "answers.csv"
+    answers.write_text("prompt,response\nsay 1,bad 50\nsay 2,good 51\nsay 3,\n")
+    flags = ("--scorers", "cost", "--cost_model", cost_model)
+    result = script(score, *flags, "--output_column", "response", "--input", answers)
+    assert result.returncode == 0, result.stderr
+    assert "anchors: cost_sign_accuracy 1.000, cost_ranking_accuracy 1.000" in result.stdout
+    from utils.data import read_table
+
+    found = read_table(tmp_path / "answers.scores.csv")
+    assert list(found["unsafe"]) == ["1.0", "0.0", ""] and float(found["cost"][0]) > 0 > float(found["cost"][1])
+    assert float(found["unsafe_probability"][0]) > 0.5 > float(found["unsafe_probability"][1])
+    for text, verdict in (("bad 7", "unsafe"), ("good 7", "safe")):
+        result = script(score, *flags, "--input_text", text, "--prompt_text", "say 7")
+        assert result.stdout.splitlines()[0] == verdict and "\ncost " in result.stdout, result.stderr
+    result = script(score, *flags, "--prompt_column", "asked", "--output_column", "response", "--input", answers)
+    assert result.returncode == 2 and "no column asked" in result.stderr
+    result = script(score, "--scorers", "harmfulness", "--input_text", "x", "--harmfulness_model", cost_model)
+    assert result.returncode == 2 and "gives costs: --scorers cost asks it" in result.stderr
+
+
+def test_of_several_rewritings_the_least_costly_is_taken_that_keeps_most_facts(cost_model):
+    from utils.guard import choose, mark_costly
+
+    def answers(*texts):
+        return [{"text": text, "status": "ok"} for text in texts]
+
+    assert choose("say 5", answers("bad 5", "good 5"), cost_model)["text"] == "good 5"
+    assert choose("say 5", answers("bad 5", "good thing"), cost_model)["text"] == "bad 5"  # the other loses the 5
+    cut_off = {"text": "good 5", "status": "truncated"}
+    assert choose("say 5", [cut_off, *answers("bad 5", "")], cost_model)["text"] == "bad 5"
+    assert choose("say 5", [cut_off], cost_model) == cut_off
+    marked = mark_costly(["bad 5", "good 5", ""], cost_model, 0.0)
+    assert list(marked["flagged"]) == ["yes", "no", ""]
+
+
+def test_infer_flags_costly_answers_and_chooses_among_several(cost_model, tiny_model, tmp_path, script):
+    infer, texts = params.ROOT / "testing" / "infer.py", tmp_path / "texts.csv"
+    texts.write_text("biased_text,cost\nbad 5,7\ngood 6,8\n")
+    flags = ("--input", texts, "--cost_model", cost_model)
+    result = script(infer, *flags, "--baseline", "copy", "--output", tmp_path / "copy.csv")
+    assert result.returncode == 0, result.stderr
+    from utils.data import read_table
+
+    found = read_table(tmp_path / "copy.csv")
+    assert list(found["flagged"]) == ["yes", "no"] and list(found["input_cost"]) == ["7", "8"]
+    output = tmp_path / "best.csv"
+    sampled = ("--base_model", tiny_model, "--max_new_tokens", 8, "--temperature", 1.0, "--best_of", 3)
+    result = script(infer, *flags, *sampled, "--output", output)
+    assert result.returncode == 0 and len(read_table(output)) == 2, result.stderr
+    assert read_json(tmp_path / "best.csv.run.json")["chosen_by"]
+    result = script(infer, *flags, "--best_of", 3)
+    assert result.returncode == 2 and "--best_of wants --cost_model, a --temperature above 0" in result.stderr

@@ -456,13 +456,22 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
     baseline: Literal["copy", "delete", "reference"] | None = setting(
         None, "no model: the source itself, the source without words learned from --train_file, the human rewriting"
     )
+    cost_model: str | None = setting(None, "folder of a cost model: every answer gets its cost, and a flag")
+    cost_threshold: float = setting(params.COST_THRESHOLD, "cost above which an answer is flagged")
+    best_of: int = setting(1, "write so many by chance, and take the least costly of those that keep the most facts")
 
     def __post_init__(self):
         GenerationConfig.__post_init__(self)
         ServerConfig.__post_init__(self)
+        if self.best_of < 1:
+            raise ValueError(f"--best_of {self.best_of}: give 1 or more")
+        if self.best_of > 1 and (self.cost_model is None or self.temperature == 0 or self.engine != "transformers"):
+            raise ValueError("--best_of wants --cost_model, a --temperature above 0, and a model in process")
         local = [name for name in ("base_model", "adapter_model", "quantization") if getattr(self, name) is not None]
-        if self.baseline and local:
-            raise ValueError(f"--baseline {self.baseline} uses no model: leave --{local[0]} out")
+        shaping = ("temperature", "top_p", "num_beams", "best_of", "shots", "prompt")
+        useless = local + [name for name in shaping if getattr(self, name) != getattr(type(self), name)]
+        if self.baseline and useless:
+            raise ValueError(f"--baseline {self.baseline} uses no model: leave --{useless[0]} out")
         if self.engine != "transformers" and local:
             raise ValueError(f"--engine {self.engine} asks a server: name its model with --model, not --{local[0]}")
         if self.engine == "transformers" and self.model != params.ANNOTATOR_MODEL:
@@ -487,6 +496,8 @@ class ScoreConfig:
     )
     limit: int | None = setting(None, "use only the first N rows")
     seed: int = setting(params.SEED, "seed of the bootstrap and of the shuffled pairs")
+    input_text: str | None = setting(None, "score this text alone, and write nothing")
+    prompt_text: str = setting("", "with --input_text: what it responds to")
     scorers: str = setting(params.SCORERS, "names of files in testing/scorers/, joined by commas")
     input_column: str = setting(params.INPUT_COLUMN, "column with the source text")
     output_column: str = setting(params.OUTPUT_COLUMN, "column with the text to score")
@@ -502,6 +513,12 @@ class ScoreConfig:
     )
     toxicity_label: str = setting("", "toxicity: a classifier's label that means toxic; default: the second of two")
     toxicity_sha256: str = setting("", "toxicity: hash of a checkpoint of one's own for detoxify:FILE")
+    cost_model: str = setting(str(params.COST_DIR), "cost: folder made by training/train_cost.py")
+    cost_threshold: float = setting(params.COST_THRESHOLD, "cost: from where on a text is called unsafe")
+    harmfulness_model: str = setting(
+        str(params.HARMFULNESS_DIR), "harmfulness: folder made by training/train_cost.py --objective regression"
+    )
+    prompt_column: str = setting("", "cost, harmfulness: column with the prompt; default: prompt, if there is one")
     trait_model: str = setting("", "style: a text classifier, Hub id or folder")
     trait_label: str = setting("", "style: the label whose probability is the trait; default: the second of two")
 

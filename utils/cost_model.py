@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from utils import params
-from utils.batches import by_length
 from utils.helpers import UserError
-from utils.models import ModelRef, resolve, resolve_recorded
+from utils.models import ModelRef, resolve, resolve_recorded, weight_shapes
 from utils.preferences import Judged
-from utils.records import RECORD_NAME, read_json
+from utils.records import RECORD_NAME, file_sha256, read_json
 
 COST_FILE = "cost.json"  # what is to be known beside the weights: how texts are put, normaliser, calibration
 
@@ -25,12 +24,17 @@ class CostModel:
     about: dict
 
 
-def check(folder: str | Path) -> dict:
+def check(folder: str | Path, flag: str = "--cost_model", maker: str = "training/train_cost.py") -> dict:
     """What COST_FILE says. Raises UserError where there is no cost model; imports no torch."""
     path = Path(folder)
     if not (path / COST_FILE).is_file():
-        raise UserError(f"--cost_model {folder} is no cost model: python training/train_cost.py makes one")
+        raise UserError(f"{flag} {folder} is no cost model: python {maker} makes one")
     return read_json(path / COST_FILE)
+
+
+def weights_hash(folder: str | Path) -> str:
+    """What tells one cost model from another in the same place."""
+    return ",".join(file_sha256(path) for path in sorted(Path(folder).glob("*.safetensors")))
 
 
 @lru_cache(maxsize=1)
@@ -51,6 +55,8 @@ def load(folder: str) -> CostModel:
         tokenizer = load_tokenizer(ModelRef(base.name, base.path, base.revision, path), side="right", chat=False)
     else:
         base = resolve(str(path))
+        if not any("score" in name or "classifier" in name for name in weight_shapes(path)):
+            raise UserError(f"--cost_model {folder}: its weights hold no head, which would be drawn at random")
         model, tokenizer = load_base(base, labels=1), load_tokenizer(base, side="right", chat=False)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return CostModel(model.to(torch.float32 if model.dtype == torch.float16 else model.dtype).eval(), tokenizer, about)
@@ -71,6 +77,7 @@ def costs_by(model, tokenizer, about: dict, prompts: list[str], responses: list[
     import torch
 
     from utils import packing
+    from utils.batches import by_length
     from utils.cost import Normaliser, collate, encode, head_of, token_costs
 
     rows = [

@@ -1,5 +1,6 @@
 """Tokenizers and models in memory. Device, number type and quantisation are known here and nowhere else."""
 
+import logging
 from typing import Any
 
 from utils.helpers import UserError
@@ -120,6 +121,8 @@ def load_base(
         dtype = torch.float32  # half precision without hardware for it is slower than single, and float16 overflows
     kind = AutoModelForSeq2SeqLM if model_settings(ref).is_encoder_decoder else AutoModelForCausalLM
     on_device = (quantization != "none" or device != "cpu") and not is_fsdp_enabled()  # which places weights itself
+    if labels:  # that its head is new is known, and said at length otherwise
+        logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     model = (AutoModelForSequenceClassification if labels else kind).from_pretrained(
         ref.path,
         revision=ref.revision,

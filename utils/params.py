@@ -27,6 +27,7 @@ SPOTTER_DIR = MODELS_DIR / "spotter"
 TOXICITY_DIR = MODELS_DIR / "toxicity"
 SEQ2SEQ_DIR = MODELS_DIR / "seq2seq"
 COST_DIR = MODELS_DIR / "cost"
+HARMFULNESS_DIR = MODELS_DIR / "harmfulness"
 PAIRS_FILE = DATASETS_DIR / "preference_pairs" / "train.csv"
 PAIRS_TEST_FILE = DATASETS_DIR / "preference_pairs" / "test.csv"
 
@@ -172,6 +173,7 @@ COST_LEARNING_RATE = 3e-4
 COST_BATCH_SIZE = 16
 NORMALISER_MOMENTUM = 0.9
 COST_BATCH_TOKENS = 4_096  # tokens of one padded batch when costs are read
+COST_THRESHOLD = 0.0
 COST_BINS = 10  # of the calibration error
 COST_RESAMPLES = 1_000  # of the prompts, for areas under curves
 COST_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -212,7 +214,7 @@ BASELINES = ("copy", "delete", "reference", "prompted", "few-shot")  # a table i
 TRICKS = ("copy", "delete")  # of these, those that need no model
 JUDGES = (  # settings of score.py that say by whom: files that differ in them cannot be compared
     "toxicity_model", "toxicity_label", "fluency_model", "bertscore_model", "joint_parts", "trait_model",
-    "trait_label", "reference_columns",
+    "trait_label", "reference_columns", "cost_model", "cost_threshold", "harmfulness_model",
 )  # fmt: skip
 GROUP_COLUMNS = "aspect,target"  # tables by group, where a file has these columns
 GROUP_MIN_ROWS = 5  # a mean over fewer rows says nothing about a group

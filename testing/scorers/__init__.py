@@ -3,6 +3,7 @@
 MEASURES                          column -> Measure
 score(frame, config)              the columns, of some rows or all
 anchors(frame, scores, config)    optional: what goes beside the means, by name
+verdict(row)                      optional: in a word, what they mean for a text
 fingerprint(config)               optional: what else must be the same for an interrupted run to go on
 """
 
