@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 # one file stays on one process: what its tests share is made once
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: demo test test-slow lint models clean
+.PHONY: demo web test test-slow lint models clean
 
 demo: models
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh
+
+# the page of testing/demo.py, with whatever was trained last
+web: models
+	$(BIN)/python testing/demo.py
 
 test: models
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow or smoke"
@@ -22,7 +26,7 @@ lint: .venv/installed
 models: .venv/installed
 	$(BIN)/python -m utils.embedded
 
-.venv/installed: requirements.txt requirements-eval.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-eval.txt requirements-web.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -r requirements-dev.txt

@@ -31,12 +31,13 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
-from testing.infer import ALIASES, choose_model, choose_template, report, spotter_record
+from testing.infer import ALIASES, report
 from utils import params
 from utils.configs import InferConfig, setting
 from utils.data import content_id, make_room, require_columns, unique
 from utils.helpers import UserError, parse_config, run_stage, setup_process
-from utils.models import ModelRef, model_record
+from utils.models import ModelRef, latest, model_record, spotter_weights
+from utils.prompts import template_of
 from utils.records import check_output_folder, finish_record, start_record, whole_folder
 
 FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl"}
@@ -54,6 +55,8 @@ class RayConfig(InferConfig):
         super().__post_init__()
         if self.baseline or self.input_text is not None or self.engine != "transformers":
             raise ValueError("--baseline, --input_text and --engine are for testing/infer.py")
+        if self.cost_model:
+            raise ValueError("--cost_model: score the answers with testing/score.py --scorers cost")
         if self.workers < 1 or self.rows_at_once < 1:
             raise ValueError("--workers and --rows_at_once want 1 or more")
 
@@ -156,10 +159,10 @@ def main(config: RayConfig) -> int:
     except ImportError as error:
         raise UserError("Ray is not installed: pip install -r requirements-ray.txt") from error
     files, kind = input_files(config.input)
-    ref = choose_model(config)
-    template = choose_template(config, ref)
+    ref = latest(config.base_model, config.adapter_model, config.revision)
+    template = template_of(ref.record, config.prompt)
     if template == "fill":
-        spotter_record(config)  # a missing spotter shows before anything is loaded
+        spotter_weights(config.spotter)  # a missing spotter shows before anything is loaded
     source = Path(config.input)  # of a pattern its folder gives the name
     name = f"{(source if source.exists() else source.parent.resolve()).stem}_{ref.label}"
     output = (Path(config.output) if config.output else params.RESULTS_DIR / name).resolve()

@@ -42,7 +42,7 @@ from utils.comparison import (
     verdicts,
     with_numbers,
 )
-from utils.comparison_page import comparison_page, quoted, rows_of, visible, without_groups
+from utils.comparison_page import comparison_page, quoted, rows_of, without_groups
 from utils.configs import CompareConfig
 from utils.data import read_table, require_columns, values_of
 from utils.exports import export
@@ -58,6 +58,7 @@ from utils.records import (
 )
 from utils.report import difference_table, latex_tables, markdown_table, mean_table
 from utils.scored import file_of, judged_differently, on_same_rows, read_named
+from utils.shown import visible
 from utils.stats import Sampling
 
 logger = logging.getLogger(__name__)

@@ -53,8 +53,8 @@ from utils.data import (
 )
 from utils.helpers import UserError, as_switch, describe, parse_config, run_stage
 from utils.metrics import delete_words, removed_words
-from utils.models import ModelRef, model_record, resolve
-from utils.prompts import check_template
+from utils.models import ModelRef, latest, model_record, spotter_weights
+from utils.prompts import check_template, template_of
 from utils.records import Progress, check_output_file, file_sha256, finish_record, start_record
 
 logger = logging.getLogger(__name__)
@@ -77,21 +77,6 @@ ALIASES = {
     "prompt_template_path": (None, "see --prompt"),
     "top_k": (None, "see --top_p"),
 }
-
-
-def choose_model(config: InferConfig) -> ModelRef:
-    """The model asked for; else the newest result of training, else the embedded base."""
-    if config.base_model or config.adapter_model:
-        return resolve(config.base_model, config.adapter_model, config.revision)
-    if params.MERGED_DIR.is_dir():
-        merged = resolve(str(params.MERGED_DIR))
-        adapter = params.ADAPTER_DIR / "adapter_model.safetensors"
-        if adapter.is_file() and file_sha256(adapter) != merged.record.get("adapter_sha256"):
-            logger.warning("%s was not made from the present %s: merge again", params.MERGED_DIR, params.ADAPTER_DIR)
-        return merged
-    if params.ADAPTER_DIR.is_dir():
-        return resolve(None, params.ADAPTER_DIR)
-    return resolve(None)
 
 
 def read_input(config: InferConfig) -> pd.DataFrame:
@@ -149,8 +134,8 @@ def main(config: InferConfig) -> int:
         details |= {"model": {"name": config.model}, "prompt": template}
         answers, progress = [found[key] for key in keys], None
     else:
-        ref = choose_model(config)
-        template = choose_template(config, ref)
+        ref = latest(config.base_model, config.adapter_model, config.revision)
+        template = template_of(ref.record, config.prompt)
         output = output_path(config, f"{name}_{ref.label}" + shots)
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
         if config.shots:
@@ -211,8 +196,8 @@ def answer_one(config: InferConfig) -> str:
     if config.baseline or config.engine != "transformers":
         flag = "--baseline" if config.baseline else f"--engine {config.engine}"
         raise UserError(f"{flag} needs a file: leave --input_text out")
-    ref = choose_model(config)
-    template = choose_template(config, ref)
+    ref = latest(config.base_model, config.adapter_model, config.revision)
+    template = template_of(ref.record, config.prompt)
     logger.info("%s answers", ref.label)
     if template == "fill":
         spotter_record(config)  # a missing spotter shows before anything is loaded
@@ -233,19 +218,8 @@ def answer_one(config: InferConfig) -> str:
 
 def spotter_record(config: InferConfig) -> dict:
     """Which spotter marks the texts, and from where on. Raises UserError where there is none."""
-    weights = Path(config.spotter) / "spotter.safetensors"
-    if not weights.is_file():
-        raise UserError(
-            f"--spotter {config.spotter}: no spotter there, and the model was trained to fill what a spotter marks: "
-            "python training/train_spotter.py makes one"
-        )
+    weights = spotter_weights(config.spotter)
     return {"sha256": file_sha256(weights), "threshold": config.spot_threshold, "spread": config.spot_spread}
-
-
-def choose_template(config: InferConfig, ref: ModelRef) -> str:
-    template = config.prompt or ref.record.get("prompt") or "rewrite"
-    check_template(template)
-    return template
 
 
 def output_path(config: InferConfig, stem: str, overwrite: bool = True) -> Path:

@@ -1,6 +1,7 @@
 """Shared by all tests: no network, a tiny model made in memory, and scripts run as a user runs them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,23 @@ def tiny_model(tmp_path_factory) -> Path:
 def other_tiny_model(tmp_path_factory) -> Path:
     """Another width, so that an adapter for `tiny_model` cannot fit."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "other", hidden=128)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, with JavaScript on: what a page could do, it would do."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+        yield chrome
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from utils import params
-from utils.comparison_page import marked_edits, visible
+from utils.shown import marked_edits, visible
 
 COMPARE = params.ROOT / "testing" / "compare.py"
 ROWS = 12

@@ -1,7 +1,6 @@
 """The page of testing/compare.py in a real browser, with rows that would like to run, hide or overwrite something."""
 
 import json
-import shutil
 
 import pandas as pd
 import pytest
@@ -22,23 +21,6 @@ HOSTILE = [
     "&lt;b&gt; & \u2028 'quotes\"",
 ]
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, with JavaScript on: what a page could do, it would do."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
-        yield chrome
 
 
 @pytest.fixture(scope="module")

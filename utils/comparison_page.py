@@ -1,9 +1,7 @@
 """The page of testing/compare.py: verdict, tables, plots, and the rows that speak most for and against a system."""
 
 import json
-import re
 import secrets
-from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -11,17 +9,8 @@ from utils import params
 from utils.comparison import Systems
 from utils.configs import CompareConfig
 from utils.data import content_id
+from utils.shown import marked_edits, visible
 from utils.stats import Sampling
-
-_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
-# marks that turn the reading direction of what follows
-_UNSEEN = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f]")
-_PIECE = re.compile(r"\w+(?:['’-]\w+)*|\s+|[^\w\s]")
-
-
-def visible(text: object) -> str:
-    """Text from data in which control characters, such as terminal escapes, are seen and do nothing."""
-    return _UNSEEN.sub("\ufffd", str(text).translate(_CONTROLS))
 
 
 def comparison_page(
@@ -168,21 +157,3 @@ def _quoted_row(result: dict, systems: Systems, n: int, names: list[str], config
         scores = [f"{m} {row[m]:.3g}" for m in result["measures"] if not np.isnan(row[m])]
         answers.append((text, ", ".join(scores)))
     return {"id": rows[0].name, "source": marked, "answers": answers}  # marked: what the last one took out
-
-
-def marked_edits(source: str, text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Both texts in pieces: what was taken out ("out") and put in ("in").
-
-    Texts that have little in common are left unmarked: an answer is no rewriting of its prompt.
-    """
-    before, after = (_PIECE.findall(side) for side in (source, text))
-    if len(before) + len(after) > 10_000:  # the time it takes grows with the square
-        return [(source, "")], [(text, "")]
-    diff = SequenceMatcher(None, [p.lower() for p in before], [p.lower() for p in after], autojunk=False)
-    if diff.ratio() < params.MARKED_SHARE:
-        return [(source, "")], [(text, "")]
-    out, put = [], []
-    for tag, i1, i2, j1, j2 in diff.get_opcodes():
-        out.append(("".join(before[i1:i2]), "" if tag == "equal" else "out"))
-        put.append(("".join(after[j1:j2]), "" if tag == "equal" else "in"))
-    return out, put

@@ -489,6 +489,25 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
 
 
 @dataclass
+class DemoConfig(ModelConfig):
+    """Of a page, or a conversation in the terminal."""
+
+    adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
+    spotter: str = setting(str(params.SPOTTER_DIR), "marks what is unfair for a model trained with --prompt fill")
+    cost_model: str = setting(str(params.COST_DIR), "folder of a cost model; without one there is nothing to score by")
+    cost_threshold: float = setting(params.COST_THRESHOLD, "cost from where on a text is called unsafe")
+    cli: bool = setting(False, "talk in the terminal, with no page")
+    host: str = setting(params.DEMO_HOST, "address to listen at; 0.0.0.0 lets others of the network in")
+    port: int = setting(params.DEMO_PORT, "port of the page")
+    upload_mb: int = setting(params.DEMO_UPLOAD_MB, "largest file that may be uploaded, in megabytes")
+    upload_rows: int = setting(params.DEMO_UPLOAD_ROWS, "most rows of such a file")
+
+    def __post_init__(self):
+        if self.upload_mb < 1 or self.upload_rows < 1:
+            raise ValueError("--upload_mb and --upload_rows want 1 or more")
+
+
+@dataclass
 class ScoreConfig:
     input: list[str] = field(
         default_factory=list,

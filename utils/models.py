@@ -12,7 +12,7 @@ from typing import Any
 
 from utils import embedded, params
 from utils.helpers import UserError
-from utils.records import RECORD_NAME, read_json, shareable
+from utils.records import RECORD_NAME, file_sha256, read_json, shareable
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,30 @@ def resolve(base_model: str | None, adapter_model: str | Path | None = None, rev
         else:
             _check_shapes(adapter, base)
     return ModelRef(base.name, base.path, base.revision, adapter, record)
+
+
+def latest(base_model: str | None, adapter_model: str | None, revision: str | None = None) -> ModelRef:
+    """The model asked for; else the newest result of training (merged, or an adapter), else the embedded base."""
+    if base_model or adapter_model:
+        return resolve(base_model, adapter_model, revision)
+    if params.MERGED_DIR.is_dir():
+        merged = resolve(str(params.MERGED_DIR))
+        adapter = params.ADAPTER_DIR / "adapter_model.safetensors"
+        if adapter.is_file() and file_sha256(adapter) != merged.record.get("adapter_sha256"):
+            logger.warning("%s was not made from the present %s: merge again", params.MERGED_DIR, params.ADAPTER_DIR)
+        return merged
+    return resolve(None, params.ADAPTER_DIR if params.ADAPTER_DIR.is_dir() else None)
+
+
+def spotter_weights(folder: str) -> Path:
+    """The weights of a spotter. Raises UserError where there are none."""
+    weights = Path(folder) / "spotter.safetensors"
+    if not weights.is_file():
+        raise UserError(
+            f"--spotter {folder}: no spotter there, and the model was trained to fill what a spotter marks: "
+            "python training/train_spotter.py makes one"
+        )
+    return weights
 
 
 def resolve_recorded(trained_on: dict[str, Any], folder: Path) -> ModelRef:

@@ -179,6 +179,14 @@ COST_RESAMPLES = 1_000  # of the prompts, for areas under curves
 COST_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 UNSAFE_LABELS = "unsafe,1,true,yes,toxic,hate,hateful,harmful"
 
+# --- demo.py ---
+DEMO_HOST = "127.0.0.1"  # this machine only
+DEMO_PORT = 7860
+DEMO_UPLOAD_MB = 2
+DEMO_UPLOAD_ROWS = 200  # minutes on a laptop
+DEMO_TEXT_CHARS = 4_000  # of one text
+DEMO_EXAMPLES = 4
+
 # --- model cards ---
 WATTS_PER_CPU = 10  # per core under load; assumed
 WATTS_PER_GPU = 400  # the limit of an A100 or a little less than that of an H100; assumed

@@ -33,6 +33,13 @@ def check_template(name: str) -> None:
         raise UserError(f"--prompt {name}: there are {', '.join(REWRITE_TEMPLATES)}")
 
 
+def template_of(record: dict, asked: str | None = None) -> str:
+    """The template asked for; else the one that a model was trained with, by its run record; else rewrite."""
+    template = asked or record.get("prompt") or "rewrite"
+    check_template(template)
+    return template
+
+
 def rewrite_messages(text: str, template: str, examples: list[tuple[str, str]] = ()) -> list[dict[str, str]]:
     """Chat messages that ask for a rewriting of `text`; `examples` (source, rewriting) become earlier turns.
 
