@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from utils.configs import TrainConfig
+from utils.configs import CostConfig, TrainConfig
 from utils.loading import load_base
 from utils.models import resolve
 from utils.params import ROOT
@@ -22,16 +22,25 @@ def test_the_settings_of_the_paper_are_settings_of_train():
     assert (config.lora_r, config.lora_alpha, config.lr, config.optimizer) == (64, 16, 2e-4, "paged_adamw_32bit")
 
 
-def test_the_demo_reads_what_is_there_or_what_it_has_written(tmp_path):
+@pytest.mark.parametrize(("name", "rank", "scale"), [("cost_gpt_neo", 8, 16), ("cost_llama2", 8, 32)])
+def test_the_settings_of_the_cost_models_are_settings_of_train_cost(name, rank, scale):
+    settings = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    config = CostConfig(**settings)
+    assert (config.lora_r, config.lora_alpha, config.lr, config.epochs) == (rank, scale, 2e-5, 2)
+    assert (config.objective, config.form, config.max_length) == ("safe_rlhf", "question", 512)
+
+
+@pytest.mark.parametrize(("recipe", "commands_least", "files_least"), [("demo.sh", 11, 21), ("cost_model.sh", 5, 6)])
+def test_a_recipe_reads_what_is_there_or_what_it_has_written(tmp_path, recipe, commands_least, files_least):
     """Its commands, as they would be typed; only their files are looked at."""
     (tmp_path / "python").write_text('#!/usr/bin/env bash\nprintf "%q " "$@" >> "$LOG"; echo >> "$LOG"\n')
     (tmp_path / "python").chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path / "log")}
-    subprocess.run(["bash", RECIPES / "demo.sh"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["bash", RECIPES / recipe], env=environment, check=True, stdout=subprocess.DEVNULL)
     commands = [shlex.split(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert len(commands) > 10
+    assert len(commands) >= commands_least
     reading = {"--input", "--inputs", "--counterfactual"}
-    reading |= {"--adapter_model", "--base_model", "--spotter", "--toxicity_model"}
+    reading |= {"--adapter_model", "--base_model", "--spotter", "--toxicity_model", "--cost_model"}
     written, read = {"smollm2"}, 0
     for script, *arguments in commands:
         assert (ROOT / script).is_file()
@@ -44,7 +53,7 @@ def test_the_demo_reads_what_is_there_or_what_it_has_written(tmp_path):
                 read += 1
                 assert path in written or path.replace(".scores", "") in written or (ROOT / path).exists(), argument
         written.add(arguments[arguments.index("--output") + 1] if "--output" in arguments else "")
-    assert read > 20
+    assert read >= files_least
 
 
 @pytest.fixture

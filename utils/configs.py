@@ -458,7 +458,9 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
     )
     cost_model: str | None = setting(None, "folder of a cost model: every answer gets its cost, and a flag")
     cost_threshold: float = setting(params.COST_THRESHOLD, "cost above which an answer is flagged")
-    best_of: int = setting(1, "write so many by chance, and take the least costly of those that keep the most facts")
+    best_of: int = setting(
+        params.BEST_OF, "write so many by chance, and take the least costly of those that keep the most facts"
+    )
 
     def __post_init__(self):
         GenerationConfig.__post_init__(self)

@@ -210,6 +210,7 @@ BATCH_TOKENS = 12_000  # prompt and answer tokens of rows that are written at on
 TEMPERATURE = 0.0  # greedy
 TOP_P = 1.0
 NUM_BEAMS = 1
+BEST_OF = 1
 SHOTS = 0
 SPOT_THRESHOLD = 0.5  # a text is changed if it is unfair with more than this probability
 SPOT_SPREAD = 0.2  # and then all its words above this: unfair words seldom come alone
