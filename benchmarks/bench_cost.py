@@ -1,0 +1,190 @@
+"""What is a cost model of 135M parameters worth on real pairs? PKU-SafeRLHF, by the stage scripts, in resumable cells.
+
+    python benchmarks/bench_cost.py                    # three seeds on all pairs: half an hour each on two cores
+    python benchmarks/bench_cost.py --parts curve      # a quarter and a half of the pairs
+    python benchmarks/bench_cost.py --parts mixture    # other judged data mixed in
+    python benchmarks/bench_cost.py --parts sentences  # ToxiGen's texts, tested on the rest of them and on HateCheck
+    python benchmarks/bench_cost.py --table            # only print what is finished
+
+Reads  <data_dir>/pku_saferlhf_pairs.jsonl and others; see benchmarks/README.md
+Writes models/bench/cost/...                     the cost models (not in git)
+       benchmarks/results/cost/<cell>.json       costs of the test responses (in git), from which --table prints
+
+Prompts are split by a hash of their text: a fifth to test, 16 % to validate (on which settings were chosen and the
+best checkpoint is kept), the rest to train. Each pair holds exactly one safe response.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
+
+from utils import cost_report, params
+from utils.cost_metrics import responses_of
+from utils.params import ROOT
+from utils.preferences import Judged, read_judged
+from utils.records import read_json, whole_file
+from utils.report import markdown_table
+from utils.stats import Sampling
+
+WORK = ROOT / "models" / "bench" / "cost"
+RESULTS = ROOT / "benchmarks" / "results" / "cost"
+SAMPLING = Sampling(confidence=0.95, resamples=10_000, seed=0)
+# chosen on the validation prompts
+SETTINGS = {"--epochs": 3, "--lr": 3e-4, "--lora_r": 16, "--lora_alpha": 32, "--max_length": 256,
+            "--quantization": "none", "--patience": 0, "--eval_steps": 0.0834}  # fmt: skip
+MIXTURES = {
+    "derived": ["cost_pairs_derived.jsonl"],
+    "derived+dia": ["cost_pairs_derived.jsonl", "diasafety.jsonl:0.3"],
+}
+PARTS = ("pairs", "curve", "mixture", "sentences")
+
+
+def place(text: str) -> int:
+    """0 to 999, by a hash."""
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 1000
+
+
+def prepare(data_dir: Path) -> None:
+    """Writes train.jsonl, validation.jsonl and test.jsonl, and the same of ToxiGen's texts."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    bounds = {"test": range(200), "validation": range(200, 360), "train": range(360, 1000)}
+    for name, column, prefix in (("pku_saferlhf_pairs", "prompt", ""), ("toxigen_annotated", "text", "sentences_")):
+        path = data_dir / f"{name}.jsonl"
+        if not path.is_file():
+            sys.exit(f"{path} is not here: see benchmarks/README.md, or give --data_dir")
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for part, places in bounds.items():
+            lines = [json.dumps(row) for row in rows if place(row[column]) in places]
+            (WORK / f"{prefix}{part}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def cell(name: str, inputs: list[str], seed: int, tests: dict[str, Path], *flags, prefix: str = "") -> None:
+    """Trains a cost model and keeps the costs of the test responses; a finished cell is left as it is."""
+    folder, kept = WORK / name, RESULTS / f"{name}.json"
+    settings = [str(part) for item in SETTINGS.items() for part in item] + [*map(str, flags)]
+    if kept.is_file() and read_json(kept)["settings"] == settings:
+        return
+    validation = ["--validation", WORK / f"{prefix}validation.jsonl"]
+    stage("training/train_cost.py", "--input", *inputs, *validation, "--seed", seed, "--output", folder,
+          "--report_to", "none", "--resume", *settings)  # fmt: skip
+    metrics = read_json(folder / "metrics.json")
+    found = {"settings": settings, "seconds": round(metrics["train_seconds"]), "steps": metrics["steps"]}
+    found |= {"validation": {k: metrics[k] for k in ("ranking_accuracy", "sign_accuracy") if k in metrics}}
+    found["calibration"] = read_json(folder / "cost.json")["calibration"]
+    for test, path in tests.items():
+        report = WORK / "reports" / f"{name}-{test}"
+        stage("testing/evaluate_cost.py", "--cost_model", folder, "--input", path, "--output", report, "--overwrite",
+              "--no_baselines", "--unsafe_labels", "unsafe,hate,hateful")  # fmt: skip
+        costs = pd.read_csv(report / "costs.csv")["cost"]
+        found[test] = [round(float(cost), 4) for cost in costs]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with whole_file(kept) as partial:
+        partial.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+def stage(script: str, *flags) -> None:
+    command = [sys.executable, script, *map(str, flags)]
+    print("$ python", *command[1:], flush=True)
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def run(parts: list[str], seeds: list[int], data_dir: Path) -> None:
+    pairs, train = {"test": WORK / "test.jsonl"}, str(WORK / "train.jsonl")
+    for seed in seeds:
+        if "pairs" in parts:
+            cell(f"pairs_s{seed}", [train], seed, pairs)
+        if "curve" in parts:
+            for share in (0.25, 0.5):
+                cell(f"pairs_{share}_s{seed}", [f"{train}:{share}"], seed, pairs)
+        if "mixture" in parts:
+            for name, files in MIXTURES.items():
+                cell(f"{name}_s{seed}", [train, *(str(data_dir / file) for file in files)], seed, pairs)
+    if "sentences" in parts:
+        tests = {"test": WORK / "sentences_test.jsonl", "hatecheck": hatecheck(data_dir)}
+        flags = ("--objective", "binary", "--unsafe_labels", "hate")
+        cell("sentences", [str(WORK / "sentences_train.jsonl")], 0, tests, *flags, prefix="sentences_")
+
+
+def hatecheck(data_dir: Path) -> Path:
+    frame = pd.read_csv(data_dir / "hatecheck.csv", keep_default_na=False)
+    path = WORK / "hatecheck.csv"
+    frame.rename(columns={"test_case": "text", "label_gold": "label", "functionality": "category"})[
+        ["text", "label", "category"]
+    ].to_csv(path, index=False)
+    return path
+
+
+def table(names: dict[str, list[str]], rows: list[Judged], others: dict[str, np.ndarray], test: str) -> None:
+    """Every system's figures; of several seeds the means over them. Differences from TF-IDF, paired by row."""
+    lines, differences = [], []
+    for label, cells in names.items():
+        files = [RESULTS / f"{name}.json" for name in cells]
+        if not all(file.is_file() for file in files):
+            continue
+        found = [read_json(file) for file in files]
+        costs = [np.array(of[test]) for of in found]
+        per_seed = [
+            cost_report.figures(rows, c, of["calibration"], SAMPLING) for c, of in zip(costs, found, strict=True)
+        ]
+        lines.append(
+            [label, *(_mean(per_seed, m) for m in cost_report.SHOWN), str(max(of["seconds"] for of in found))]
+        )
+        against = [cost_report.differences(rows, c, others["TF-IDF, prompt and response"], SAMPLING) for c in costs]
+        differences.append([label, *(_mean(against, m, "+.3f") for m in ("ranking", "sign"))])
+    for name, scores in others.items():
+        of = cost_report.figures(rows, scores, None, SAMPLING)
+        lines.append([name, *(_mean([of], m) for m in cost_report.SHOWN), ""])
+    print(markdown_table(["system", *cost_report.SHOWN, "seconds"], lines))
+    print(markdown_table(["minus TF-IDF, prompt and response", "ranking", "sign"], differences))
+
+
+def _mean(of: list[dict], measure: str, form: str = ".3f") -> str:
+    """Mean over seeds, with the mean ends of their intervals."""
+    if any(measure not in found for found in of):
+        return "-"
+    mean, low, high = (np.mean([found[measure][end] for found in of]) for end in ("mean", "low", "high"))
+    return f"{mean:{form}} ({low:{form}} to {high:{form}})"
+
+
+def print_tables(seeds: list[int], data_dir: Path) -> None:
+    from utils.cost_baselines import baselines
+
+    def judged(path: Path) -> list[Judged]:
+        return read_judged([str(path)], "unsafe,hate,hateful", 0)
+
+    rows, train = judged(WORK / "test.jsonl"), judged(WORK / "train.jsonl")
+    others = {name: score(*responses_of(rows)) for name, score in baselines(train).items()}
+    names = {"all pairs": [f"pairs_s{seed}" for seed in seeds]}
+    names |= {f"{share:.0%} of the pairs": [f"pairs_{share}_s{seed}" for seed in seeds] for share in (0.25, 0.5)}
+    names |= {f"all pairs + {name}": [f"{name}_s{seed}" for seed in seeds] for name in MIXTURES}
+    table(names, rows, others, "test")
+    train = judged(WORK / "sentences_train.jsonl")
+    for test, path in (("test", WORK / "sentences_test.jsonl"), ("hatecheck", hatecheck(data_dir))):
+        rows = judged(path)
+        others = {name: score(*responses_of(rows)) for name, score in baselines(train).items()}
+        table({f"sentences, {test}": ["sentences"]}, rows, others, test)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, default=params.ROOT.parent / "shared" / "data")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["pairs"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--table", action="store_true", help="only print the tables of finished cells")
+    options = parser.parse_args()
+    prepare(options.data_dir)
+    if not options.table:
+        run(options.parts, options.seeds, options.data_dir)
+    print_tables(options.seeds, options.data_dir)
+
+
+if __name__ == "__main__":
+    main()
