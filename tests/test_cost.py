@@ -402,3 +402,29 @@ def test_infer_flags_costly_answers_and_chooses_among_several(cost_model, tiny_m
     assert read_json(tmp_path / "best.csv.run.json")["chosen_by"]
     result = script(infer, *flags, "--best_of", 3)
     assert result.returncode == 2 and "--best_of wants --cost_model, a --temperature above 0" in result.stderr
+
+
+def test_the_loss_of_a_step_is_a_mean_over_rows_whatever_its_parts(tiny_model, tokenizer, tmp_path):
+    """Of pairs and single responses together, in parts, and with batches accumulated."""
+    from utils.configs import CostConfig
+    from utils.cost_trainer import build_cost_trainer
+
+    rows = [row(f"p{n}", ("x" * n + "a", "b")) if n % 2 else row(f"p{n}", ("c" * n,), (True,)) for n in range(1, 9)]
+    examples = [encode(r, tokenizer, "question") for r in rows]
+    found = {}
+    for accumulated in (1, 2):
+        config = CostConfig(
+            quantization="none", compute_dtype="float32", lora_r=2, micro_batch_tokens=60, report_to="none",
+            batch_size=8 // accumulated, gradient_accumulation=accumulated, max_steps=1, logging_steps=1, eval_steps=1,
+            group_by_length=False, seed=3,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        folder = tmp_path / str(accumulated)
+        trainer = build_cost_trainer(config, resolve(str(tiny_model)), examples, examples, tokenizer, folder)
+        trainer.args.eval_on_start = True
+        trainer.train()
+        losses = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+        found[accumulated] = (losses[0]["eval_loss"], losses[1]["loss"])
+    before, step = found[1]
+    assert step == pytest.approx(before, rel=1e-4)  # all rows are one batch
+    assert found[2] == pytest.approx(found[1], rel=0.02)  # two halves of four rows each, not weighted

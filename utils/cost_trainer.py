@@ -29,6 +29,7 @@ class CostTrainer(TokenMeanTrainer, Trainer):
     def __init__(self, *arguments, config: CostConfig, **named):
         super().__init__(*arguments, **named)
         self.config = config
+        self.model_accepts_loss_kwargs = False  # else the library counts sequences, and takes them for rows
         self.ordinary_because = _reason_for_the_ordinary_way(self.model, config)
         self.checked = False
         if self.ordinary_because:
