@@ -158,7 +158,7 @@ def talk(demo, config: DemoConfig) -> None:
                 costs = (found.cost_before, found.cost_after)
                 said = "" if None in costs else f"; cost {costs[0]:+.2f} -> {costs[1]:+.2f}"
                 kept = "" if found.meaning is None else f"(meaning {found.meaning:.2f}{said})"
-                print(visible(found.text), kept)
+                print(visible(found.text) or f"no answer: {found.status}", kept)
         except UserError as error:
             print(error)
 

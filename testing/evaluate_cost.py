@@ -2,7 +2,7 @@
 
     python testing/evaluate_cost.py                                           # models/cost on the embedded test pairs
     python testing/evaluate_cost.py --cost_model models/pku --input held_out.jsonl
-    python testing/evaluate_cost.py --train_file train.jsonl --input hatecheck.csv --unsafe_labels hateful
+    python testing/evaluate_cost.py --input PKU-Alignment/PKU-SafeRLHF@test       # of a Hub data set, the part that is
 
 Reads  models/cost/, written by training/train_cost.py, and judged responses (utils/preferences.py lists the formats)
 Writes datasets/reports/cost/: metrics.json, metrics.md (all systems, differences, categories, thresholds), costs.csv,
@@ -27,10 +27,10 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils import cost_report, params
-from utils.configs import EvaluateCostConfig
+from utils.configs import EvaluateCostConfig, file_and_share
 from utils.cost_metrics import labels_of, responses_of
-from utils.cost_model import check
-from utils.data import write_table
+from utils.cost_model import TRAINED_FILE, check
+from utils.data import content_id, write_table
 from utils.helpers import UserError, parse_config, run_stage
 from utils.preferences import Judged, read_judged
 from utils.records import (
@@ -48,24 +48,31 @@ logger = logging.getLogger(__name__)
 
 
 def training_rows(config: EvaluateCostConfig, test: list[Judged]) -> list[Judged]:
-    """The rows that the model was trained on, without those whose prompt is tested, and those held out in training."""
-    record = read_json(Path(config.cost_model) / RECORD_NAME)
+    """The rows that the model was trained on, for the simpler classifiers; [] where they are not wanted.
+
+    Says where a prompt that is tested was trained on; such rows are left out.
+    """
+    trained_on, record = (read_json(Path(config.cost_model) / name) for name in (TRAINED_FILE, RECORD_NAME))
+    tested, prompts = {row.group for row in test}, set(trained_on["prompts"])
+    if leaked := sum(content_id(group) in prompts for group in tested):
+        logger.warning("%d prompts of --input were trained on: the figures flatter the model", leaked)
+    if not config.baselines:
+        return []
     trained = record["config"]
-    inputs = config.train_file or trained["input"]
-    rows = read_judged(inputs, trained["unsafe_labels"], trained["seed"], trained["limit"])
-    tested, held_out = {row.group for row in test}, set(record["held_out"])
-    if leaked := {row.group for row in rows} & tested:
-        logger.warning("%d prompts of --input were trained on: the figures flatter the model", len(leaked))
-    return [row for row in rows if row.group not in tested and row.id not in held_out]
+    try:
+        files = config.train_file or [file_and_share(given)[0] for given in trained["input"]]
+        rows = read_judged(files, trained["unsafe_labels"], trained["seed"])
+    except UserError as error:
+        raise UserError(f"{error} (it is read for the simpler classifiers: --no_baselines does without)") from error
+    known = set(trained_on["rows"])
+    return [row for row in rows if row.group not in tested and (config.train_file or row.id in known)]
 
 
 def main(config: EvaluateCostConfig) -> None:
     about, output = check(config.cost_model), Path(config.output)
-    if about["objective"] == "regression":
-        raise UserError(f"{config.cost_model} predicts a harmfulness: testing/score.py --scorers harmfulness asks it")
-    rows = read_judged(config.input, config.unsafe_labels, config.seed, config.limit)
-    train = training_rows(config, rows) if config.baselines else []
     check_output_folder(output, config.overwrite)
+    rows = read_judged(config.input, config.unsafe_labels, config.seed, config.limit)
+    train = training_rows(config, rows)
     record = start_record(config, [Path(name) for name in config.input if Path(name).is_file()])
 
     from utils.cost_baselines import baselines
@@ -74,7 +81,8 @@ def main(config: EvaluateCostConfig) -> None:
     prompts, responses = responses_of(rows)
     logger.info("%d responses to %d prompts", len(responses), len({row.group for row in rows}))
     ours = costs(prompts, responses, config.cost_model)
-    others = {name: score(prompts, responses) for name, score in baselines(train).items()} if train else {}
+    fitted = baselines(train) if config.baselines else {}
+    others = {name: score(prompts, responses) for name, score in fitted.items()}
 
     sampling = Sampling(params.CONFIDENCE, params.BOOTSTRAP_RESAMPLES, config.seed)
     calibration, (labelled, unsafe) = about.get("calibration"), labels_of(rows)
@@ -90,7 +98,7 @@ def main(config: EvaluateCostConfig) -> None:
     }
     with whole_folder(output, config.overwrite) as folder:
         write_json(folder / "metrics.json", result)
-        said = f"{cost_report.tables(result)}\n{cost_report.verdict(result)}\n"
+        said = f"{cost_report.tables(result)}\n{cost_report.verdict(result, len({row.group for row in rows}))}\n"
         (folder / "metrics.md").write_text(said, encoding="utf-8")
         write_table(costs_of_rows(rows, ours), folder / "costs.csv")
         if told_apart:

@@ -90,7 +90,7 @@ def read_input(config: InferConfig) -> pd.DataFrame:
     else:
         frame = read_table(config.input, config.limit)
         require_columns(frame, [config.input_column], config.input, "--input_column")
-    written = [config.output_column, "status", "spotted_words", "cost", "flagged"]
+    written = [config.output_column, "status", "spotted_words", *(("cost", "flagged") if config.cost_model else ())]
     return with_ids(make_room(frame, written), config.input_column)
 
 

@@ -152,6 +152,8 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
 
 def score_text(config: ScoreConfig, scorers: dict) -> None:
     """Prints the measures of --input_text."""
+    if not config.input_text.strip():
+        raise UserError("--input_text is empty")
     if others := ", ".join(set(scorers) - WITHOUT_SOURCE):
         raise UserError(f"--input_text: {others} compare a text with its source: score a file, or leave them out")
     frame = pd.DataFrame({"prompt": [config.prompt_text], config.output_column: [config.input_text]})

@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -140,12 +141,12 @@ def test_normaliser_by_hand():
     parts = torch.tensor([1.0, 3.0]), torch.tensor([10.0, 0.0, 2.0])
     running = Normaliser("running", "affine", 0.9)
     for part in parts:
-        running.update(part)
+        running.update(len(part), part.sum().item(), (part**2).sum().item())
     both = torch.cat(parts)
     assert running.mean == pytest.approx(3.2) and running.var == pytest.approx(both.var(unbiased=False).item())
     assert running(both).mean().item() == pytest.approx(0, abs=1e-6)
     ema = Normaliser("ema", "scale", 0.9)
-    ema.update(parts[0])  # mean 0.9 * 0 + 0.1 * 2, variance 0.9 * 1 + 0.1 * 1
+    ema.update(2, 4.0, 10.0)  # of parts[0]: mean 0.9 * 0 + 0.1 * 2, variance 0.9 * 1 + 0.1 * 1
     assert (ema.mean, ema.var) == (pytest.approx(0.2), pytest.approx(1.0))
     assert ema(torch.tensor([-2.0])).item() == pytest.approx(-2.0)  # by scale alone, the sign stays
     assert Normaliser("none", "affine", 0.9)(both) is both
@@ -221,7 +222,11 @@ def test_the_sign_from_end_to_end(cost_model, judged, tmp_path, script):
     assert result.returncode == 0, result.stderr
     found = read_json(report / "metrics.json")
     assert found["systems"]["cost model"]["sign"]["mean"] == 1.0
-    assert "40 prompts of --input were trained on" in result.stderr
+    assert "32 prompts of --input were trained on" in result.stderr  # and 8 held out
+    kept, again = read_json(cost_model / "cost.json")["held_out_costs"], pd.read_csv(report / "costs.csv")
+    for kind, unsafe in (("safe", False), ("unsafe", True)):  # the loaded model says what the trained one said
+        of_kind = set(again["cost"][again["unsafe"] == unsafe].round(2))
+        assert {round(cost, 2) for cost in kept[kind]} <= {c + d for c in of_kind for d in (-0.01, 0, 0.01)} | of_kind
     assert {path.name for path in report.iterdir()} >= {"costs.png", "roc.png", "reliability.png", "costs.csv"}
 
 
@@ -236,7 +241,10 @@ def test_evaluation_beside_simpler_classifiers_and_by_category(cost_model, judge
     assert len(found["systems"]) == 5 and found["systems"]["TF-IDF, response only"]["ranking"]["mean"] == 1.0
     assert found["systems"]["length only"]["ranking"]["mean"] == 0.5  # both have two words
     assert found["differences"]["length only"]["ranking"]["low"] > 0
-    assert found["categories"]["a"]["sign"]["n"] == 12 and len(found["thresholds"]) == len(params.COST_THRESHOLDS)
+    assert found["categories"]["a"]["sign"]["n"] == 12 and found["categories"]["a"]["ranking"]["n"] == 6
+    assert found["systems"]["cost model"]["ranking"]["low"] < 1.0 and len(found["thresholds"]) == len(
+        params.COST_THRESHOLDS
+    )
     assert "the cost model is not surely better than TF-IDF" in result.stdout
 
 
@@ -367,7 +375,7 @@ def test_scores_of_a_responses_file_and_of_one_text(cost_model, tmp_path, script
     result = script(score, *flags, "--prompt_column", "asked", "--output_column", "response", "--input", answers)
     assert result.returncode == 2 and "no column asked" in result.stderr
     result = script(score, "--scorers", "harmfulness", "--input_text", "x", "--harmfulness_model", cost_model)
-    assert result.returncode == 2 and "gives costs: --scorers cost asks it" in result.stderr
+    assert result.returncode == 2 and "gives a cost: python testing/score.py --scorers cost asks it" in result.stderr
 
 
 def test_of_several_rewritings_the_least_costly_is_taken_that_keeps_most_facts(cost_model):
@@ -428,3 +436,70 @@ def test_the_loss_of_a_step_is_a_mean_over_rows_whatever_its_parts(tiny_model, t
     before, step = found[1]
     assert step == pytest.approx(before, rel=1e-4)  # all rows are one batch
     assert found[2] == pytest.approx(found[1], rel=0.02)  # two halves of four rows each, not weighted
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_cost_model(judged, tiny_model, tmp_path, script):
+    folder, settings = tmp_path / "cost", [*SETTINGS, "--epochs", 4, "--normaliser", "running"]
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29_541)
+    result = script(*torchrun, TRAIN, "--base_model", tiny_model, "--input", judged, "--output", folder, *settings)
+    assert result.returncode == 0, result.stderr
+    metrics, about = read_json(folder / "metrics.json"), read_json(folder / "cost.json")
+    assert metrics["processes"] == 2 and len(about["held_out_costs"]["safe"]) == 8
+    assert about["normaliser"]["count"] % 2 == 0 and about["normaliser"]["count"] >= 64  # of both processes
+
+
+def test_the_normaliser_is_that_of_the_best_checkpoint_and_does_not_depend_on_parts(
+    judged, tiny_model, tmp_path, script
+):
+    found = {}
+    for tokens in (2048, 60):
+        folder = tmp_path / str(tokens)
+        settings = [*SETTINGS, "--normaliser", "ema", "--epochs", 6, "--eval_steps", 4, "--lr", 3e-2,
+                    "--compute_dtype", "float32", "--micro_batch_tokens", tokens]  # fmt: skip
+        result = script(TRAIN, "--base_model", tiny_model, "--input", judged, "--output", folder, *settings)
+        assert result.returncode == 0, result.stderr
+        found[tokens] = read_json(folder / "metrics.json"), read_json(folder / "cost.json")["normaliser"]
+    (metrics, normaliser), (others, other) = found[2048], found[60]
+    assert normaliser["count"] == 16 * metrics["best_step"]  # eight pairs a step
+    assert metrics["validation_loss"] == pytest.approx(others["validation_loss"], rel=1e-3)
+    assert normaliser["var"] == pytest.approx(other["var"], rel=1e-3)
+
+
+@pytest.mark.parametrize("labels", ["unsafe", "safe"])
+def test_responses_of_one_kind_have_a_sign_and_no_curve(cost_model, tmp_path, script, labels):
+    """As in every category of BeaverTails."""
+    path = tmp_path / "rows.jsonl"
+    word = {"unsafe": "bad", "safe": "good"}[labels]
+    rows = [{"prompt": f"tell {n}", "response": f"{word} {n}", "label": labels, "category": "a"} for n in range(12)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    result = script(
+        EVALUATE, "--cost_model", cost_model, "--input", path, "--output", tmp_path / "report", "--no_baselines"
+    )
+    assert result.returncode == 0, result.stderr
+    found = read_json(tmp_path / "report" / "metrics.json")["systems"]["cost model"]
+    assert found["sign"]["mean"] == 1.0 and found["sign"]["low"] < 1.0 and "brier" in found and "auroc" not in found
+
+
+def test_transcripts_without_labels_train_a_model_that_ranks(tiny_model, tmp_path, script):
+    path = tmp_path / "hh.jsonl"
+    said = "\n\nHuman: say {n}\n\nAssistant: {how} {n}"
+    rows = [{"chosen": said.format(n=n, how="good"), "rejected": said.format(n=n, how="bad")} for n in range(24)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    folder = tmp_path / "cost"
+    result = script(TRAIN, "--base_model", tiny_model, "--input", path, "--output", folder, *SETTINGS)
+    assert result.returncode == 0, result.stderr
+    assert read_json(folder / "metrics.json")["ranking_accuracy"] == 1.0
+    result = script(EVALUATE, "--cost_model", folder, "--input", path, "--output", tmp_path / "report")
+    assert result.returncode == 0 and "no simpler classifier can be fitted" in result.stderr, result.stderr
+
+
+def test_a_long_prompt_does_not_hide_the_response(tokenizer):
+    from utils.cost_model import fit
+
+    example = fit(encode(row("x" * 100, ("bad",), (True,)), tokenizer, "question"), 20)
+    text = tokenizer.decode(example.sequences[0])
+    assert len(example.sequences[0]) == 20 and text.endswith("xx\n\nAnswer: bad<|im_end|>")
+    assert tokenizer.decode(example.sequences[0][example.begins :]) == " bad<|im_end|>"
+    example = fit(encode(row("p", ("y" * 100,), (True,)), tokenizer, "question"), 20)
+    assert tokenizer.decode(example.sequences[0]) == " " + "y" * 18 + "<|im_end|>" and example.begins == 0

@@ -38,7 +38,7 @@ def test_in_the_terminal(cost_model, tiny_model, script):
     assert result.returncode == 0, result.stderr
     lines = result.stdout.replace("> ", "").splitlines()
     assert "/clear             forgets that prompt" in lines and "forgotten" in lines
-    assert any("safe: cost" in line and "held-out responses with such a cost" in line for line in lines)
+    assert any("safe: cost" in line and "likely to be unsafe" in line for line in lines)
     assert "write a response first" in lines and "/forget is no command: /help lists them" in lines
     assert "(meaning" in lines[-1] and "; cost " in lines[-1] and "\x1b" not in result.stdout
 
@@ -47,7 +47,7 @@ def test_without_a_cost_model_it_is_said_how_to_make_one(tiny_model, tmp_path, s
     result = script(DEMO, "--cli", "--base_model", tiny_model, "--cost_model", tmp_path, stdin="/score x\n")
     assert result.returncode == 2 and "is no cost model: python training/train_cost.py makes one" in result.stderr
     if (params.COST_DIR / COST_FILE).is_file():
-        return
+        pytest.skip("models/cost is there")
     result = script(DEMO, "--cli", "--base_model", tiny_model, stdin="/score x\nhello\n")
     assert result.returncode == 0 and "is no cost model: python training/train_cost.py makes one" in result.stdout
 

@@ -70,6 +70,18 @@ def test_rows_that_nothing_can_be_learned_from_are_left_out_and_counted(tmp_path
     assert "1 with equal responses" in caplog.text and "1 with an empty response" in caplog.text
 
 
+def test_what_was_judged_in_two_ways_is_left_out_and_labels_are_listed(tmp_path, caplog):
+    caplog.set_level("INFO")
+    rows = [{"prompt": "p", "response": "a", "label": label} for label in ("safe", "safe", "unsafe")]
+    rows += [{"prompt": "p", "response": "b", "label": "1.0"}, {"prompt": "p", "response": "c", "label": "odd"}]
+    found = read(tmp_path, rows)
+    assert [(row.responses, row.unsafe) for row in found] == [(("b",), (True,)), (("c",), (False,))]
+    assert "1 rows were judged in two ways" in caplog.text and "label 'odd': 1 rows, safe" in caplog.text
+    pair = {"prompt": "p", "response_0": "a", "response_1": "b"}
+    with pytest.raises(UserError, match="no row is left"):
+        read(tmp_path, [pair | {"safer_response_id": n} for n in (0, 1)])
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -80,6 +92,7 @@ def test_rows_that_nothing_can_be_learned_from_are_left_out_and_counted(tmp_path
         ),
         ({"chosen": "no turns", "rejected": "none"}, "row 1: expected a transcript"),
         ({"prompt": "p", "response": "r", "is_safe": "perhaps"}, "row 1: 'perhaps' is neither true nor false"),
+        ({"prompt": "p", "response": "r", "is_safe": "", "category": "{'a': True}"}, "row 1: "),
         ({"prompt": "p", "response": "r", "harmfulness": 5}, "row 1: harmfulness is 5: expected 0 to 4"),
     ],
 )

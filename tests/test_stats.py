@@ -105,3 +105,13 @@ def test_clusters_make_a_plan_longer():
     together, _ = spread_of_difference(np.repeat(values, 4), np.zeros(400), SAMPLING, np.repeat(np.arange(100), 4))
     assert rows == 400 and alone == pytest.approx(values.std(), rel=0.05)
     assert together == pytest.approx(2 * alone, rel=0.05)
+
+
+def test_clusters_of_single_rows_are_rows_and_clusters_that_all_agree_are_no_certainty():
+    from utils.stats import Sampling, mean_interval
+
+    sampling, ones = Sampling(0.95, 1000, 0), np.ones(6)
+    alone = mean_interval(ones, sampling, np.arange(6))
+    assert alone == mean_interval(ones, sampling)
+    pairs = mean_interval(ones, sampling, np.array([0, 0, 1, 1, 2, 2]))
+    assert pairs["low"] == mean_interval(np.ones(3), sampling)["low"] < alone["low"] and pairs["n"] == 6

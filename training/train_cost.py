@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import CostConfig
-from utils.helpers import UserError, parse_config, run_stage
+from utils.helpers import UserError, as_switch, parse_config, run_stage
 from utils.loading import check_kind
 from utils.models import resolve
 from utils.preferences import Judged, read_judged, split_by_prompt
@@ -55,6 +55,13 @@ ALIASES = {
         "normaliser",
         {"RunningMeanStd": "running", "ExponentialMovingAverage": "ema"}.__getitem__,
     ),
+    "normalize_score_during_training": ("normaliser", lambda value: "ema" if as_switch(value) else "none"),
+    "lr_warmup_ratio": "warmup_ratio",
+    "dataset_name": "input",
+    "bf16": ("compute_dtype", lambda value: "bfloat16" if as_switch(value) else None),
+    "tokenizer_name": (None, "the tokenizer of the base is used"),
+    "train_subset": "limit",
+    "tf32": (None, "the library decides"),
     "zero_stage": (None, 'several GPUs: torchrun (README, "More than one GPU")'),
     "need_eval": (None, "the validation rows are always evaluated"),
 }
@@ -98,8 +105,8 @@ def main(config: CostConfig) -> None:
         if is_main():
             print(complete)
         return
-    rows = load_rows(config)  # one split for all seeds
     check_output_folder(Path(config.output), config.overwrite)
+    rows = load_rows(config)  # one split for all seeds
     check_settings(config, cost_arguments)
     ref = resolve(config.base_model, revision=config.revision)
     check_kind(ref, encoder_decoder=False)
@@ -107,9 +114,10 @@ def main(config: CostConfig) -> None:
     runs = finetune(replace(config, quantization=config.quantization or default), ref, rows, COST)
     if is_main():
         print(describe_runs(runs))
-        print(
-            f"the cost model is in {config.output}; next: python testing/evaluate_cost.py --cost_model {config.output}"
-        )
+        then = f"python testing/evaluate_cost.py --cost_model {config.output}"
+        if config.objective == "regression":
+            then = f"python testing/score.py --scorers harmfulness --harmfulness_model {config.output} --input ..."
+        print(f"the cost model is in {config.output}; next: {then}")
 
 
 if __name__ == "__main__":

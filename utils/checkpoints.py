@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from utils import processes
-from utils.configs import OptimiserConfig
+from utils.configs import OptimiserConfig, file_and_share
 from utils.helpers import UserError
 from utils.models import ModelRef, model_record
 from utils.records import RECORD_NAME, changes, file_sha256, read_json, shareable, write_json
@@ -120,10 +120,22 @@ def finished_otherwise(config: OptimiserConfig, folder: Path) -> list[str]:
     now = {name: shareable(value) for name, value in asdict(config).items() if name in done and name not in same}
     if now["quantization"] is None:
         now["quantization"] = done["quantization"]
+    if isinstance(config.input, list):  # a mixture: its names and shares, as the data themselves are compared below
+        for settings, given in ((done, done["input"]), (now, config.input)):
+            settings["mixture"] = [f"{Path(name).name}:{share:g}" for name, share in map(file_and_share, given)]
     data = [file_sha256(path) for path in config.files()]
     return [f"--{change}" for change in changes(done, now)] + (
         [] if data == list(record["inputs"].values()) else ["other data"]
     )
+
+
+def state_of(callback: str, trainer) -> dict | None:
+    """What a callback had kept when the best checkpoint was written; None where there is none."""
+    best = trainer.state.best_model_checkpoint
+    states = Path(trainer.args.output_dir) / Path(best).name / _STATE if best else None
+    if states is None or not states.is_file():
+        return None
+    return read_json(states)["stateful_callbacks"][callback]["args"]
 
 
 def load_best_of(trainer, checkpoint: Path) -> None:

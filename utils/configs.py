@@ -365,11 +365,16 @@ class CostConfig(AdapterConfig, OptimiserConfig, HeldOutConfig):
             raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
         if self.regularization < 0 or not 0 < self.normaliser_momentum < 1:
             raise ValueError("--regularization wants 0 or more, --normaliser_momentum a share between 0 and 1")
+        useless = [
+            name for name in ("loss_type", "regularization") if getattr(self, name) != getattr(type(self), name)
+        ]
+        if self.objective == "regression" and useless:
+            raise ValueError(f"--objective regression takes no --{useless[0]}")
         self.files()
 
     def files(self) -> list[Path]:
         """Those inputs that are files."""
-        names = [*(file_and_share(given)[0] for given in self.input), self.validation or ""]
+        names = [file_and_share(given)[0] for given in (*self.input, self.validation or "")]
         return [Path(name) for name in names if Path(name).is_file()]
 
 
@@ -469,6 +474,8 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
             raise ValueError(f"--best_of {self.best_of}: give 1 or more")
         if self.best_of > 1 and (self.cost_model is None or self.temperature == 0 or self.engine != "transformers"):
             raise ValueError("--best_of wants --cost_model, a --temperature above 0, and a model in process")
+        if self.cost_model is None and self.cost_threshold != params.COST_THRESHOLD:
+            raise ValueError(f"--cost_threshold {self.cost_threshold} has no effect: add --cost_model")
         local = [name for name in ("base_model", "adapter_model", "quantization") if getattr(self, name) is not None]
         shaping = ("temperature", "top_p", "num_beams", "best_of", "shots", "prompt")
         useless = local + [name for name in shaping if getattr(self, name) != getattr(type(self), name)]
@@ -542,6 +549,12 @@ class ScoreConfig:
     prompt_column: str = setting("", "cost, harmfulness: column with the prompt; default: prompt, if there is one")
     trait_model: str = setting("", "style: a text classifier, Hub id or folder")
     trait_label: str = setting("", "style: the label whose probability is the trait; default: the second of two")
+
+    def __post_init__(self):
+        if self.input_text is None and self.prompt_text:
+            raise ValueError("--prompt_text is what --input_text responds to: give both")
+        if self.input_text is not None and self.input:
+            raise ValueError("--input_text is scored alone: leave --input out")
 
 
 @dataclass

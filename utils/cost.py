@@ -132,10 +132,8 @@ def token_costs(model, inputs: Batch, packed: bool) -> list[torch.Tensor]:
 
 
 def _read(head, hidden: torch.Tensor) -> torch.Tensor:
-    weight = next(
-        p for name, p in head.named_parameters() if "original" not in name
-    )  # PEFT keeps a copy that is tuned
-    return head(hidden.to(weight.dtype))[..., 0].float()
+    with torch.autocast(hidden.device.type, enabled=False):  # in 16 bits costs would come in steps of a hundredth
+        return head(hidden.float())[..., 0]
 
 
 def cost_loss(
@@ -169,7 +167,8 @@ def cost_loss(
         total = total - F.logsigmoid(worse - better).mean()
     if regularization:
         _, which, responses = rows.unique_consecutive(return_inverse=True, return_counts=True)
-        total = total + regularization * (last**2 / responses[which] * learned).sum()
+        squares = torch.stack([(c**2).mean() for c in costs])
+        total = total + regularization * (squares / responses[which] * learned).sum()
     return total
 
 
@@ -178,7 +177,8 @@ def _extended(costs: torch.Tensor, length: int) -> torch.Tensor:
 
 
 class Normaliser:
-    """Running mean and standard deviation of costs, by which they are normalised (as in the code of Safe RLHF).
+    """Running mean and standard deviation of costs, by which they are normalised (as in the code of Safe RLHF, which
+    takes in a batch before it normalises it; here after, since a batch may come in parts).
 
     Args:
         kind: "running": over all costs seen; "ema": mean <- momentum * mean + (1 - momentum) * mean of the batch, and
@@ -190,18 +190,18 @@ class Normaliser:
         self.kind, self.function, self.momentum = kind, function, momentum
         self.mean, self.var, self.count = mean, var, count
 
-    def update(self, costs: torch.Tensor) -> None:
-        """Takes in the costs of a batch, [responses]."""
-        costs = costs.detach().double()
-        mean, var, count = costs.mean().item(), costs.var(unbiased=False).item(), len(costs)
+    def update(self, count: float, total: float, squares: float) -> None:
+        """Takes in the costs of a batch: how many, their sum, and the sum of their squares."""
+        mean = total / count
+        var = max(0.0, squares / count - mean**2)
         if self.kind == "ema":
             old, new = self.momentum, 1 - self.momentum
             self.mean, self.var = old * self.mean + new * mean, old * self.var + new * var
         elif self.kind == "running":  # two parts joined (Chan, Golub and LeVeque 1979)
             both, apart = self.count + count, mean - self.mean
-            squares = self.var * self.count + var * count + apart**2 * self.count * count / both
-            self.mean, self.var = self.mean + apart * count / both, squares / both
-        self.count += count
+            spread = self.var * self.count + var * count + apart**2 * self.count * count / both
+            self.mean, self.var = self.mean + apart * count / both, spread / both
+        self.count += int(count)
 
     def __call__(self, costs: torch.Tensor) -> torch.Tensor:
         if self.kind == "none" or not self.count:

@@ -1,5 +1,6 @@
 """What a cost model is to be compared with: classifiers that anybody makes in a minute, on the same training rows."""
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -7,13 +8,18 @@ import numpy as np
 from utils.cost_metrics import labels_of, responses_of
 from utils.preferences import Judged
 
+logger = logging.getLogger(__name__)
+
 # (prompts, responses) -> log-odds of being unsafe, float [responses]
 Scores = Callable[[list[str], list[str]], np.ndarray]
 
 
 def baselines(train: list[Judged]) -> dict[str, Scores]:
-    """All of them, fitted on the labelled responses of the training rows."""
+    """All of them, fitted on the labelled responses of the training rows; none where these are not of both kinds."""
     labelled, unsafe = labels_of(train)
+    if len(set(unsafe[labelled])) < 2:
+        logger.warning("no simpler classifier can be fitted: the training rows are not labelled, all alike, or tested")
+        return {}
     prompts, responses = (
         [t for t, there in zip(texts, labelled, strict=True) if there] for texts in responses_of(train)
     )

@@ -33,14 +33,18 @@ def fit_calibration(costs: np.ndarray, unsafe: np.ndarray) -> dict[str, float]:
     """How a cost becomes a probability of being unsafe.
 
     Returns:
-        `slope` and `intercept` of Platt's scaling, sigmoid(slope * cost + intercept), and `temperature`, by which a
-        cost is divided where only its scale is fitted; both of lowest log loss.
+        `slope` and `intercept` of Platt's scaling, sigmoid(slope * cost + intercept), fitted to labels that are drawn
+        in a little from 0 and 1, as Platt did, so that it stays finite where a cost tells all apart; and
+        `temperature`, by which a cost is divided where only its scale is fitted. Both of lowest log loss.
     """
     from scipy.optimize import minimize_scalar
     from sklearn.linear_model import LogisticRegression
 
     spread = costs.std() or 1.0
-    platt = LogisticRegression(C=1e6).fit(costs[:, None] / spread, unsafe)
+    many, few = unsafe.sum(), (~unsafe).sum()
+    target = np.where(unsafe, (many + 1) / (many + 2), 1 / (few + 2))  # how much of a row is unsafe
+    twice, labels = np.tile(costs / spread, 2)[:, None], np.repeat([True, False], len(costs))
+    platt = LogisticRegression(C=1e6).fit(twice, labels, sample_weight=np.concatenate([target, 1 - target]))
     found = minimize_scalar(
         lambda log: log_loss(costs / np.exp(log), unsafe), bounds=(np.log(spread) - 6, np.log(spread) + 6)
     )
@@ -71,7 +75,7 @@ def responses_of(rows: list[Judged]) -> tuple[list[str], list[str]]:
 def labels_of(rows: list[Judged]) -> tuple[np.ndarray, np.ndarray]:
     """For all responses, row by row: whether they are labelled, and whether they are unsafe, bool [responses]."""
     labels = [unsafe for row in rows for unsafe in row.unsafe]
-    return np.array([u is not None for u in labels]), np.array([bool(u) for u in labels])
+    return np.array([u is not None for u in labels], dtype=bool), np.array([bool(u) for u in labels], dtype=bool)
 
 
 def pairs_of(rows: list[Judged], costs: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -1,8 +1,10 @@
 """A trained cost model: where it lies, and what it says of a response."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +14,12 @@ from utils.models import ModelRef, resolve, resolve_recorded, weight_shapes
 from utils.preferences import Judged
 from utils.records import RECORD_NAME, file_sha256, read_json
 
+if TYPE_CHECKING:
+    from utils.cost import JudgedIds
+
+logger = logging.getLogger(__name__)
+
+TRAINED_FILE = "trained_on.json"  # ids of rows, and hashes of prompts: none of them may be tested on
 COST_FILE = "cost.json"  # what is to be known beside the weights: how texts are put, normaliser, calibration
 
 
@@ -24,12 +32,20 @@ class CostModel:
     about: dict
 
 
-def check(folder: str | Path, flag: str = "--cost_model", maker: str = "training/train_cost.py") -> dict:
-    """What COST_FILE says. Raises UserError where there is no cost model; imports no torch."""
-    path = Path(folder)
+def check(folder: str | Path, flag: str = "--cost_model", harmfulness: bool = False) -> dict:
+    """What COST_FILE says; imports no torch.
+
+    Raises:
+        UserError: there is no cost model, or it says something else than is wanted: a cost, or a harmfulness.
+    """
+    path, maker = Path(folder), "python training/train_cost.py" + " --objective regression" * harmfulness
     if not (path / COST_FILE).is_file():
-        raise UserError(f"{flag} {folder} is no cost model: python {maker} makes one")
-    return read_json(path / COST_FILE)
+        raise UserError(f"{flag} {folder} is no cost model: {maker} makes one")
+    about = read_json(path / COST_FILE)
+    if (about["objective"] == "regression") != harmfulness:
+        says, other = ("a cost", "cost") if harmfulness else ("a harmfulness from 0 to 4", "harmfulness")
+        raise UserError(f"{flag} {folder} gives {says}: python testing/score.py --scorers {other} asks it")
+    return about
 
 
 def weights_hash(folder: str | Path) -> str:
@@ -40,31 +56,35 @@ def weights_hash(folder: str | Path) -> str:
 @lru_cache(maxsize=1)
 def load(folder: str) -> CostModel:
     """Loads a cost model in eval mode, on the base that it was trained on, in the same precision."""
-    import torch
-
     from utils.loading import load_base, load_tokenizer
 
-    about, path = check(folder), Path(folder)
+    about, path = read_json(Path(folder) / COST_FILE), Path(folder)
     record = read_json(path / RECORD_NAME)
     if (path / "adapter_config.json").is_file():
         from peft import PeftModel
 
         base = resolve_recorded(record["model"], path)
-        model = load_base(base, record["config"]["quantization"], record["config"], labels=1)
+        settings = record["config"]
+        if about["encoder"]:  # whose head has layers of its own, which were trained in float32
+            settings = settings | {"compute_dtype": "float32"}
+        model = load_base(base, settings["quantization"], settings, labels=1)
         model = PeftModel.from_pretrained(model, path)
         tokenizer = load_tokenizer(ModelRef(base.name, base.path, base.revision, path), side="right", chat=False)
     else:
         base = resolve(str(path))
         if not any("score" in name or "classifier" in name for name in weight_shapes(path)):
             raise UserError(f"--cost_model {folder}: its weights hold no head, which would be drawn at random")
-        model, tokenizer = load_base(base, labels=1), load_tokenizer(base, side="right", chat=False)
+        model = load_base(base, settings={"compute_dtype": "float32"}, labels=1)  # as it was trained
+        tokenizer = load_tokenizer(base, side="right", chat=False)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return CostModel(model.to(torch.float32 if model.dtype == torch.float16 else model.dtype).eval(), tokenizer, about)
+    return CostModel(model.eval(), tokenizer, about)
 
 
 def costs(prompts: list[str], responses: list[str], folder: str | Path) -> np.ndarray:
-    """Cost of each response, float [responses]; NaN for an empty one. Of a long text the first tokens are read."""
+    """Cost of each response, float [responses]; NaN for an empty one. See `fit` for what is too long."""
     cost_model = load(str(folder))
+    if not cost_model.about["saw_texts_alone"] and not all(prompts):
+        logger.warning("%s saw no text without a prompt in training: costs of such texts are rough", folder)
     return costs_by(cost_model.model, cost_model.tokenizer, cost_model.about, prompts, responses)
 
 
@@ -86,9 +106,11 @@ def costs_by(model, tokenizer, about: dict, prompts: list[str], responses: list[
     ]
     found = np.full(len(rows), np.nan)
     examples = [encode(row, tokenizer, about["form"]) for row in rows if row.responses[0].strip()]
-    for example in examples:
-        example.sequences[0] = cut(example.sequences[0], about["max_length"])
-        example.begins = min(example.begins, len(example.sequences[0]) - 1)
+    if long := sum(len(example.input_ids) > about["max_length"] for example in examples):
+        logger.warning(
+            "%d of %d responses and their prompts are over %d tokens, and cut", long, len(rows), about["max_length"]
+        )
+    examples = [fit(example, about["max_length"]) for example in examples]
     packed = model.device.type == "cpu" and head_of(model) is not None and packing.supports(model) is None
     normalise = Normaliser(**about["normaliser"])
     for batch in by_length([len(e.input_ids) for e in examples], params.COST_BATCH_TOKENS):
@@ -101,6 +123,13 @@ def costs_by(model, tokenizer, about: dict, prompts: list[str], responses: list[
     return found
 
 
-def cut(ids: list[int], longest: int) -> list[int]:
-    """The first tokens of a text, and its last one, the end, at which the cost is read."""
-    return ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
+def fit(example: "JudgedIds", longest: int) -> "JudgedIds":
+    """Cuts the prompt from its left, and if that is not enough the response before its end, where the cost is read."""
+    (ids,) = example.sequences
+    if len(ids) <= longest:
+        return example
+    prompt, response = ids[: example.begins], ids[example.begins :]
+    if len(response) > longest:
+        response = [*response[: longest - 1], response[-1]]
+    prompt = prompt[len(prompt) - (longest - len(response)) :]
+    return replace(example, sequences=[prompt + response], begins=len(prompt))

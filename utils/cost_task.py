@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.card import COST_MODEL
+from utils.checkpoints import state_of
 from utils.configs import CostConfig
-from utils.cost import FORMATS, JudgedIds, encode
+from utils.cost import FORMATS, JudgedIds, encode, head_of
 from utils.cost_metrics import (
     fit_calibration,
     labels_of,
@@ -16,8 +17,9 @@ from utils.cost_metrics import (
     responses_of,
     sign_accuracy,
 )
-from utils.cost_model import COST_FILE, costs_by
+from utils.cost_model import COST_FILE, TRAINED_FILE, costs_by
 from utils.cost_trainer import CostTrainer, build_cost_trainer
+from utils.data import content_id
 from utils.finetuning import Task
 from utils.helpers import UserError
 from utils.models import ModelRef
@@ -55,13 +57,16 @@ def audit(examples: list[JudgedIds], tokenizer, config: CostConfig, folder: Path
 
 
 def conclude(trainer: CostTrainer, held_out: list[JudgedIds], tokenizer, folder: Path) -> dict:
-    """Costs of the held-out rows; writes COST_FILE with the probability that fits them."""
+    """Costs of the held-out rows; writes COST_FILE, with the probability that fits them, and TRAINED_FILE."""
     config, rows = trainer.config, [example.row for example in held_out]
+    trained = [item["example"].row for item in trainer.train_dataset]
     about = {
         "objective": config.objective,
         "form": config.form,
         "max_length": config.max_length,
-        "normaliser": vars(trainer.normaliser),
+        "normaliser": state_of("KeepsNormaliser", trainer) or vars(trainer.normaliser),
+        "encoder": head_of(trainer.model) is None,
+        "saw_texts_alone": any(not row.prompt for row in trained),
     }
     model = trainer.model.eval()
     found = costs_by(model, tokenizer, about, *responses_of(rows))
@@ -80,6 +85,8 @@ def conclude(trainer: CostTrainer, held_out: list[JudgedIds], tokenizer, folder:
         if len(pairs):
             metrics["ranking_accuracy"] = float(ranking_accuracy(pairs).mean())
     write_json(folder / COST_FILE, about)
+    prompts = sorted({content_id(row.group) for row in trained})
+    write_json(folder / TRAINED_FILE, {"rows": sorted({row.id for row in trained}), "prompts": prompts})
     return metrics
 
 

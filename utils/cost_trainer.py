@@ -15,6 +15,7 @@ from utils.base_trainer import TokenMeanTrainer, callbacks_for, common_arguments
 from utils.batches import Batch, blank
 from utils.configs import CostConfig
 from utils.cost import JudgedIds, Normaliser, collate, cost_loss, head_of, token_costs
+from utils.helpers import UserError
 from utils.loading import load_base
 from utils.lora import lora_config
 from utils.memory import log_estimate
@@ -43,12 +44,17 @@ class CostTrainer(TokenMeanTrainer, Trainer):
     def training_step(self, model, inputs: Batch, num_items_in_batch=None) -> torch.Tensor:
         if not self.ordinary_because and not self.checked:
             self._check_costs(self._prepare_inputs(inputs))
-        return super().training_step(model, inputs, num_items_in_batch)
+        self.seen = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.normaliser.kind != "none":  # after the step, so that the parts of a batch are all treated alike
+            self.normaliser.update(*self.accelerator.reduce(self.seen).tolist())
+        return loss
 
     def compute_loss(self, model, inputs: Batch, return_outputs=False, num_items_in_batch=None):
         costs = token_costs(self.model, inputs, packed=not self.ordinary_because)
-        if self.model.training and self.normaliser.kind != "none":
-            self.normaliser.update(torch.stack([c[-1] for c in costs]))
+        if self.model.training:
+            last = torch.stack([c[-1] for c in costs]).detach().double()[inputs["labels"] != -100]
+            self.seen += torch.stack([torch.tensor(len(last), device=last.device), last.sum(), (last**2).sum()])
         costs = [self.normaliser(c) for c in costs]
         token_wise = self.config.loss_type == "token-wise"
         total = cost_loss(costs, inputs, self.config.objective, token_wise, self.config.regularization)
@@ -66,9 +72,10 @@ class CostTrainer(TokenMeanTrainer, Trainer):
         return torch.tensor(len(rows[rows != -100].unique()), device=rows.device)
 
     def _check_costs(self, inputs: Batch) -> None:
-        """Once, on the two shortest rows of the first batch: are our costs and gradients the ordinary ones?"""
+        """Once, on the shortest pair (or row) of the first batch: are our costs and gradients the ordinary ones?"""
         self.checked = True
-        *_, few = split_rows(inputs, budget=1)  # the shortest comes last
+        rows = list(split_rows(inputs, budget=1))[::-1]  # the longest comes first
+        few = next((row for row in rows if len(row["labels"]) > 1), rows[0])
         try:
             found = packing.difference(self.model, *(partial(self._loss_of, few, packed) for packed in (False, True)))
         except (NotImplementedError, TypeError) as error:  # the model's attention wants or gives something else
@@ -141,6 +148,8 @@ def build_cost_trainer(
     """The trainer with its model, checkpoints in `folder`/checkpoints."""
     settings = vars(config) | ({"compute_dtype": "float32"} if config.method == "full" else {})
     model = load_base(ref, config.quantization, settings, training=True, labels=1)
+    if config.loss_type == "token-wise" and head_of(model) is None:
+        raise UserError(f"--loss_type token-wise: {ref.name} is an encoder, which has one cost for a text")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if config.method == "lora":
         model = get_peft_model(model, lora_config(config, "SEQ_CLS"))

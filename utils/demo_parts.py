@@ -81,7 +81,7 @@ class Demo:
         if self.about is None:
             raise UserError(f"{self.missing}")
         cost = float(self.costs([prompt], [response])[0])
-        calibration = self.about.get("calibration")
+        calibration = self.about.get("calibration") if prompt or self.about["saw_texts_alone"] else None
         return cost, float(probability(np.array([cost]), calibration)[0]) if calibration else None
 
 
@@ -98,7 +98,7 @@ def usable(text: str, what: str = "text") -> str:
 def verdict(cost: float, chance: float | None, threshold: float) -> str:
     """In words."""
     said = "unsafe" if cost > threshold else "safe"
-    known = "" if chance is None else f"; of held-out responses with such a cost {chance:.0%} were unsafe"
+    known = "" if chance is None else f", {chance:.0%} likely to be unsafe by what such costs meant in training"
     return f"{said}: cost {cost:+.2f}{known}"
 
 

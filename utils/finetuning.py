@@ -49,7 +49,7 @@ class Task:
         encode: (training rows, validation rows, model, tokenizer, config) -> both as examples.
         audit: (training examples, tokenizer, config, folder): raises UserError where they are no good.
         conclude: (trainer, validation examples, tokenizer, folder) -> metrics of the best weights, which it may also
-            write files about.
+            write files about; in the main process only.
         about: see utils/card.py.
         chats: whether the tokenizer needs a chat template.
     """
@@ -188,8 +188,8 @@ def train_one(
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds += outcome.metrics["train_runtime"]
     trainer.save_model(folder)
-    concluded = task.conclude(trainer, validation, tokenizer, folder)
     if main:
+        concluded = task.conclude(trainer, validation, tokenizer, folder)
         state = trainer.state
         metrics = {
             "validation_loss_before": next(e["eval_loss"] for e in state.log_history if "eval_loss" in e),

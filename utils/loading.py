@@ -121,8 +121,9 @@ def load_base(
         dtype = torch.float32  # half precision without hardware for it is slower than single, and float16 overflows
     kind = AutoModelForSeq2SeqLM if model_settings(ref).is_encoder_decoder else AutoModelForCausalLM
     on_device = (quantization != "none" or device != "cpu") and not is_fsdp_enabled()  # which places weights itself
-    if labels:  # that its head is new is known, and said at length otherwise
-        logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    loading = logging.getLogger("transformers.modeling_utils")
+    level = loading.level
+    loading.setLevel(logging.ERROR if labels else level)  # that its head is new is known, and said at length otherwise
     model = (AutoModelForSequenceClassification if labels else kind).from_pretrained(
         ref.path,
         revision=ref.revision,
@@ -134,6 +135,9 @@ def load_base(
         attn_implementation="eager" if device == "cpu" and training else None,
         **({"num_labels": labels} if labels else {}),
     )
+    loading.setLevel(level)
+    if labels and hasattr(model, "score"):
+        model.score.float()
     if training and quantization == "nf4":
         keep_trainable_layout(model)
     return model

@@ -175,8 +175,10 @@ NORMALISER_MOMENTUM = 0.9
 COST_BATCH_TOKENS = 4_096  # tokens of one padded batch when costs are read
 COST_THRESHOLD = 0.0
 COST_BINS = 10  # of the calibration error
+COST_LEAST_PROMPTS = 10  # for a verdict
 COST_RESAMPLES = 1_000  # of the prompts, for areas under curves
 COST_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+LABELS_NAMED = 10  # labels that the log lists
 UNSAFE_LABELS = "unsafe,1,true,yes,toxic,hate,hateful,harmful"
 
 # --- demo.py ---

@@ -17,9 +17,9 @@ import json
 import logging
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils import params
@@ -54,20 +54,16 @@ class Judged:
         """Rows with the same prompt (or, without one, the same text) stay on one side of a split."""
         return " ".join((self.prompt or self.responses[0]).casefold().split())
 
-    def singles(self) -> Iterator["Judged"]:
-        """Each response as a row of its own."""
-        for response, unsafe in zip(self.responses, self.unsafe, strict=True):
-            yield replace(self, responses=(response,), unsafe=(unsafe,))
-
 
 def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | None = None) -> list[Judged]:
     """The rows of several files, without those that cannot be learned from, which are counted in the log.
 
     Left out are rows whose labels contradict each other (the response called safer is labelled unsafe, the other one
-    safe), pairs of equal responses, empty responses, and repetitions.
+    safe), pairs of equal responses, empty responses, repetitions, and what was judged in two ways.
 
     Args:
-        inputs: FILE, FILE:0.5 for a seeded half of its prompts, or the id of a Hub data set (its training part).
+        inputs: FILE, FILE:0.5 for a seeded half of its prompts, or the id of a Hub data set, also ID@PART (its part
+            `train` by default).
         unsafe_labels: labels that mean unsafe, joined by commas.
         limit: rows of each file.
 
@@ -75,11 +71,12 @@ def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | N
         UserError: a file cannot be read, is of no known format, or says something else than it may.
     """
     rows: list[Judged] = []
+    said: Counter = Counter()
     unsafe = {label.strip().casefold() for label in unsafe_labels.split(",")}
     for given in inputs:
         name, share = file_and_share(given)
         found, left_out = [], Counter()
-        for row in _parse(name, unsafe, limit):
+        for row in _parse(name, unsafe, limit, said):
             reason = fault(row)
             left_out[reason] += 1
             if reason is None:
@@ -90,10 +87,25 @@ def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | N
             "%s: %d of %d rows%s", name, len(kept), left_out.total(), f" (left out: {reasons})" if reasons else ""
         )
         rows += kept
-    different = {(row.prompt, row.responses): row for row in rows}
+    for label, number in said.most_common(params.LABELS_NAMED):
+        logger.info("label %r: %d rows, %s", label, number, "unsafe" if _is_one_of(label, unsafe) else "safe")
+    return _without_repetitions(rows)
+
+
+def _without_repetitions(rows: list[Judged]) -> list[Judged]:
+    """Each row once, and none of those that people judged in two ways. Raises UserError where nothing is left."""
+    judged = defaultdict(set)
+    for row in rows:
+        judged[row.prompt, frozenset(row.responses)].add((row.responses, row.unsafe, row.harm))
+    different = list({(row.prompt, row.responses): row for row in rows}.values())
+    agreed = [row for row in different if len(judged[row.prompt, frozenset(row.responses)]) == 1]
     if len(different) < len(rows):
         logger.info("%d rows repeat others and are left out", len(rows) - len(different))
-    return list(different.values())
+    if len(agreed) < len(different):
+        logger.info("%d rows were judged in two ways and are left out", len(different) - len(agreed))
+    if not agreed:
+        raise UserError("--input: no row is left to use")
+    return agreed
 
 
 def fault(row: Judged) -> str | None:
@@ -114,27 +126,30 @@ def _share_of_prompts(rows: list[Judged], share: float, seed: int) -> list[Judge
     return [row for row in rows if row.group in kept]
 
 
-def _parse(name: str, unsafe: set[str], limit: int | None) -> Iterator[Judged]:
+def _parse(name: str, unsafe: set[str], limit: int | None, said: Counter) -> Iterator[Judged]:
     parse = None
     for number, cells in enumerate(_cells(name, limit), 1):
         parse = parse or _format_of(set(cells), name)
         try:
             prompt, responses, labels, harm = parse(cells, unsafe)
+            category = _category(cells)
         except ValueError as error:
             raise UserError(f"{name}, row {number}: {error}") from error
-        yield Judged(
-            content_id(prompt, *responses), number, Path(name).name, prompt, responses, labels, harm, _category(cells)
-        )
+        if parse is _answer and cells.get("label", "").strip():
+            said[cells["label"].strip()] += 1
+        source = Path(name).name
+        yield Judged(content_id(prompt, *responses), number, source, prompt, responses, labels, harm, category)
 
 
 def _cells(name: str, limit: int | None) -> Iterator[dict[str, str]]:
-    if Path(name).is_file() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).suffix in (".csv", ".jsonl"):
+    hub_id, _, part = name.partition("@")
+    if Path(name).is_file() or not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or Path(name).suffix in (".csv", ".jsonl"):
         yield from read_rows(name, limit, params.MAX_ANSWER_CHARS)
         return
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(name, split="train", streaming=True)
+        rows = load_dataset(hub_id, split=part or "train", streaming=True)
         for row in rows if limit is None else rows.take(limit):
             yield {column: _as_text(value) for column, value in row.items()}
     except (OSError, ValueError) as error:  # no network, no such data set, no such part
@@ -206,8 +221,12 @@ def _answer(cells: dict[str, str], unsafe: set[str]):
     if cells.get("is_safe"):
         label = _not(_truth(cells["is_safe"]))
     else:
-        label = cells["label"].strip().casefold() in unsafe if cells.get("label", "").strip() else None
+        label = _is_one_of(cells["label"], unsafe) if cells.get("label", "").strip() else None
     return prompt, (response,), (label,), harm
+
+
+def _is_one_of(label: str, names: set[str]) -> bool:
+    return label.strip().casefold().removesuffix(".0") in names
 
 
 def _truth(text: str) -> bool | None:

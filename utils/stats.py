@@ -27,9 +27,12 @@ class Sampling:
 
 
 def given(values: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values that are there, and their clusters."""
+    """Values that are there, and their clusters; None where every cluster is a single row."""
     there = ~np.isnan(values)
-    return values[there], None if clusters is None else clusters[there]
+    clusters = None if clusters is None else clusters[there]
+    if clusters is not None and len(set(clusters)) == len(clusters):
+        clusters = None
+    return values[there], clusters
 
 
 def mean_interval(values: np.ndarray, sampling: Sampling, clusters: np.ndarray | None = None) -> dict:
@@ -45,6 +48,9 @@ def mean_interval(values: np.ndarray, sampling: Sampling, clusters: np.ndarray |
     values, clusters = given(values, clusters)
     if len(values) == 0:
         return {"mean": None, "low": None, "high": None, "n": 0}
+    if clusters is not None and len(set(values)) == 1 and values[0] in (0.0, 1.0):  # resampled, they never differ
+        of_clusters = np.full(len(set(clusters)), values[0])
+        return mean_interval(of_clusters, sampling) | {"n": len(values)}
     found = _with_ends(values, share_draws(values, sampling, clusters), sampling)
     if clusters is None and len(set(values)) == 1 and found["mean"] in (0.0, 1.0):  # none or all: that end is open
         found["low" if found["mean"] == 0 else "high"] = found["mean"]
@@ -134,7 +140,8 @@ def paired(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The rows where both have a value."""
     both = ~np.isnan(ours) & ~np.isnan(theirs)
-    return ours[both], theirs[both], None if clusters is None else clusters[both]
+    _, clusters = given(np.where(both, ours, np.nan), clusters)
+    return ours[both], theirs[both], clusters
 
 
 def _p_value(

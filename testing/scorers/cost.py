@@ -13,7 +13,6 @@ import pandas as pd
 from testing.scorers import Measure
 from utils.configs import ScoreConfig
 from utils.data import require_columns
-from utils.helpers import UserError
 from utils.records import read_json
 
 MEASURES = {
@@ -37,7 +36,8 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
 
 
 def verdict(row: pd.Series) -> str:
-    return "unsafe" if row["unsafe"] else "safe"
+    """In a word; empty where there is no cost."""
+    return {1.0: "unsafe", 0.0: "safe"}.get(row["unsafe"], "")
 
 
 def prompts_of(frame: pd.DataFrame, config: ScoreConfig) -> list[str]:
@@ -57,6 +57,5 @@ def fingerprint(config: ScoreConfig) -> dict[str, str]:
     """Raises UserError where there is no cost model, or one that predicts something else."""
     from utils.cost_model import check, weights_hash
 
-    if check(config.cost_model)["objective"] == "regression":
-        raise UserError(f"--cost_model {config.cost_model} predicts a harmfulness: --scorers harmfulness asks it")
+    check(config.cost_model)
     return {"cost_model": weights_hash(config.cost_model)}

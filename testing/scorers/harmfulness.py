@@ -11,7 +11,6 @@ import pandas as pd
 from testing.scorers import Measure
 from testing.scorers.cost import prompts_of
 from utils.configs import ScoreConfig
-from utils.helpers import UserError
 from utils.records import read_json
 
 MEASURES = {"harmfulness": Measure("predicted harmfulness, 0 (harmless) to 4", "lower", "harm")}
@@ -35,7 +34,5 @@ def fingerprint(config: ScoreConfig) -> dict[str, str]:
     """Raises UserError where there is no such predictor."""
     from utils.cost_model import check, weights_hash
 
-    about = check(config.harmfulness_model, "--harmfulness_model", "training/train_cost.py --objective regression")
-    if about["objective"] != "regression":
-        raise UserError(f"--harmfulness_model {config.harmfulness_model} gives costs: --scorers cost asks it")
+    check(config.harmfulness_model, "--harmfulness_model", harmfulness=True)
     return {"harmfulness_model": weights_hash(config.harmfulness_model)}
