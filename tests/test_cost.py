@@ -267,7 +267,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_costs(judged, tiny_model, tmp
     assert killed.returncode == 130, killed.stderr
     resumed = script(TRAIN, "--base_model", tiny_model, "--input", judged, "--output", stopped, *settings, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    for name in ("cost.json", "adapter_config.json"):
+    for name in ("cost.json", "trained_on.json"):
         assert read_json(through / name) == read_json(stopped / name)
     assert read_json(stopped / "cost.json")["normaliser"]["count"] > 0
 
