@@ -146,7 +146,8 @@ def as_switch(value: str) -> bool:
 def setup_process() -> None:
     """Logging to stderr in one format (answers and tables go to stdout), no telemetry, no code from a hub."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    for name in ("httpx", "httpx2", "openai", "sentence_transformers", "datasets", "bitsandbytes", "filelock"):
+    for name in ("httpx", "httpx2", "openai", "sentence_transformers", "datasets", "bitsandbytes", "filelock",
+                 "transformers.distributed"):  # fmt: skip
         logging.getLogger(name).setLevel(logging.ERROR)
     # where it finds this package, bitsandbytes downloads native code from a hub as it is imported
     sys.modules.setdefault("kernels", None)
