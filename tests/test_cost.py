@@ -503,3 +503,11 @@ def test_a_long_prompt_does_not_hide_the_response(tokenizer):
     assert tokenizer.decode(example.sequences[0][example.begins :]) == " bad<|im_end|>"
     example = fit(encode(row("p", ("y" * 100,), (True,)), tokenizer, "question"), 20)
     assert tokenizer.decode(example.sequences[0]) == " " + "y" * 18 + "<|im_end|>" and example.begins == 0
+
+
+def test_a_run_that_is_complete_is_not_trained_again_and_notices_another_share(cost_model, judged, tiny_model, script):
+    command = (TRAIN, "--base_model", tiny_model, "--output", cost_model, *SETTINGS, "--resume")
+    result = script(*command, "--input", judged)
+    assert result.returncode == 0 and "is complete: nothing to go on with" in result.stdout, result.stderr
+    result = script(*command, "--input", f"{judged}:0.5")
+    assert result.returncode == 2 and "pairs.jsonl:0.5" in result.stderr.splitlines()[-1]

@@ -122,7 +122,7 @@ def finished_otherwise(config: OptimiserConfig, folder: Path) -> list[str]:
         now["quantization"] = done["quantization"]
     if isinstance(config.input, list):  # a mixture: its names and shares, as the data themselves are compared below
         for settings, given in ((done, done["input"]), (now, config.input)):
-            settings["mixture"] = [f"{Path(name).name}:{share:g}" for name, share in map(file_and_share, given)]
+            settings["input"] = " ".join(f"{Path(name).name}:{share:g}" for name, share in map(file_and_share, given))
     data = [file_sha256(path) for path in config.files()]
     return [f"--{change}" for change in changes(done, now)] + (
         [] if data == list(record["inputs"].values()) else ["other data"]
