@@ -84,8 +84,13 @@ def costs(prompts: list[str], responses: list[str], folder: str | Path) -> np.nd
     """Cost of each response, float [responses]; NaN for an empty one. See `fit` for what is too long."""
     cost_model = load(str(folder))
     if not cost_model.about["saw_texts_alone"] and not all(prompts):
-        logger.warning("%s saw no text without a prompt in training: costs of such texts are rough", folder)
+        _warn_of_texts_alone(str(folder))
     return costs_by(cost_model.model, cost_model.tokenizer, cost_model.about, prompts, responses)
+
+
+@lru_cache(maxsize=8)  # once a folder
+def _warn_of_texts_alone(folder: str) -> None:
+    logger.warning("%s saw no text without a prompt in training: costs of such texts are rough", folder)
 
 
 def costs_by(model, tokenizer, about: dict, prompts: list[str], responses: list[str]) -> np.ndarray:
