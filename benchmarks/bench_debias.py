@@ -30,7 +30,7 @@ from utils.data import write_table
 from utils.metrics import chrf, contains, is_copy, removed_words, words
 from utils.params import ROOT
 from utils.records import whole_file
-from utils.report import markdown_table
+from utils.report import markdown_table, with_ends
 from utils.stats import Sampling, mean_interval, paired_difference
 
 WORK = ROOT / "models" / "bench"
@@ -161,11 +161,6 @@ def pooled(names: list[str], measure: str) -> np.ndarray | None:
     if measure == "toxic":  # as in ParaDetox, a text is toxic or it is not
         rows = np.where(np.isnan(rows), rows, rows >= 0.5)
     return rows.mean(axis=0)
-
-
-def with_ends(found: dict, form: str) -> str:
-    """Mean and 95 % interval, as text."""
-    return f"{found['mean']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
 
 
 def print_tables(seeds: list[int]) -> None:

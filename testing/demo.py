@@ -21,8 +21,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pandas as pd
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils import params
@@ -40,8 +38,11 @@ HELP = """a line of text     is rewritten
 /quit              ends"""
 
 
-def rewrite_file(demo, path: str, column: str, tick) -> Path:
-    """Rewrites a CSV; `tick(share)` is told how far it is. Raises UserError for a file that is no good."""
+def rewrite_file(demo, path: str, column: str, tick) -> tuple[Path, int]:
+    """Rewrites a CSV: the new file, and how many rows it has; `tick(share)` is told how far it is.
+
+    Raises UserError for a file that is no good.
+    """
     from utils.demo_parts import usable
 
     if Path(path).stat().st_size > demo.config.upload_mb * 1_000_000:
@@ -62,7 +63,7 @@ def rewrite_file(demo, path: str, column: str, tick) -> Path:
         frame[name] = [getattr(row, attribute) for row in found]
     output = Path(tempfile.mkdtemp(prefix="rewritten-")) / "rewritten.csv"
     write_table(frame, output)
-    return output
+    return output, len(frame)
 
 
 def page(demo, config: DemoConfig):
@@ -92,8 +93,8 @@ def page(demo, config: DemoConfig):
     def rewrite_upload(path, column, progress=gr.Progress()):  # noqa: B008  (gradio finds it by this default)
         if not path:
             raise gr.Error("choose a CSV file first", print_exception=False)
-        output = in_one_line(rewrite_file)(demo, path, column.strip(), progress)
-        return str(output), f"{len(pd.read_csv(output))} rows are rewritten."
+        output, rows = in_one_line(rewrite_file)(demo, path, column.strip(), progress)
+        return str(output), f"{rows} rows are rewritten."
 
     @in_one_line
     def score(prompt, response):

@@ -14,7 +14,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
-from utils import processes
+from utils import packing, processes
 from utils.batches import Batch, blank
 from utils.checkpoints import CompleteCheckpoints, StopOnSignal, Stopwatch
 from utils.configs import OptimiserConfig
@@ -95,6 +95,29 @@ class TokenMeanTrainer(Trainer):
             f"{where} although all weights are finite (longest row: {longest} tokens): the numbers overflow, "
             "try --compute_dtype bfloat16 or float32, or --quantization none"
         )
+
+
+def as_many_everywhere(parts: list[Batch]) -> list[Batch]:
+    """The parts and empty ones after them: with every part the library talks to the other processes."""
+    return parts + [blank(parts[-1])] * (processes.largest(len(parts)) - len(parts))
+
+
+def misfit(model, ordinary: Callable, ours: Callable, what: str) -> str | None:
+    """Why our way to a loss does not do for a model, in all processes; None if it does.
+
+    Args:
+        ordinary, ours: see `packing.difference`.
+        what: what may differ.
+    """
+    try:
+        found = packing.difference(model, ordinary, ours)
+    except (NotImplementedError, TypeError) as error:  # the model's attention wants or gives something else
+        found, reason = float("inf"), str(error)
+    else:
+        reason = f"{what} differ by {found:.1%}"
+    # together, as each process has other rows; of a NaN nothing is the largest
+    found = processes.largest(found if found == found else float("inf"))
+    return None if found <= packing.tolerance(model.dtype) else reason
 
 
 class _ByEpoch(Sampler):

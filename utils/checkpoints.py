@@ -132,10 +132,8 @@ def finished_otherwise(config: OptimiserConfig, folder: Path) -> list[str]:
 def state_of(callback: str, trainer) -> dict | None:
     """What a callback had kept when the best checkpoint was written; None where there is none."""
     best = trainer.state.best_model_checkpoint
-    states = Path(trainer.args.output_dir) / Path(best).name / _STATE if best else None
-    if states is None or not states.is_file():
-        return None
-    return read_json(states)["stateful_callbacks"][callback]["args"]
+    checkpoint = Path(trainer.args.output_dir) / Path(best).name if best else None
+    return _kept_by(callback, checkpoint) if checkpoint and (checkpoint / _STATE).is_file() else None
 
 
 def load_best_of(trainer, checkpoint: Path) -> None:
@@ -160,7 +158,11 @@ class Stopwatch(TrainerCallback, ExportableState):
 
 def seconds_of(checkpoint: Path) -> float:
     """Seconds of training until this checkpoint."""
-    return read_json(checkpoint / _STATE)["stateful_callbacks"]["Stopwatch"]["args"]["before"]
+    return _kept_by("Stopwatch", checkpoint)["before"]
+
+
+def _kept_by(callback: str, checkpoint: Path) -> dict:
+    return read_json(checkpoint / _STATE)["stateful_callbacks"][callback]["args"]
 
 
 class CompleteCheckpoints(TrainerCallback):

@@ -296,7 +296,7 @@ class FinetuneConfig(OptimiserConfig, RowsConfig):
 
 @dataclass
 class AdapterConfig:
-    """Weights that are trained beside frozen ones."""
+    """Weights that are trained beside frozen ones; or all of them, as the stage's `method` says."""
 
     micro_batch_tokens: int = setting(
         params.MICRO_BATCH_TOKENS, "a batch goes through the model in parts of at most so many tokens: less memory"
@@ -315,6 +315,8 @@ class AdapterConfig:
         for flag in ("micro_batch_tokens", "lora_r"):
             if getattr(self, flag) <= 0:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+        if self.method == "full" and self.quantization in ("nf4", "int8"):
+            raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
 
 
 @dataclass
@@ -323,11 +325,6 @@ class TrainConfig(AdapterConfig, FinetuneConfig):
     method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
     packing: bool = setting(False, "put several rows into one sequence; needs FlashAttention, so CUDA only")
     prefix_tokens: int = setting(params.PREFIX_TOKENS, "virtual tokens of --method prefix")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.method == "full" and self.quantization in ("nf4", "int8"):
-            raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
 
 
 @dataclass
@@ -361,8 +358,6 @@ class CostConfig(AdapterConfig, OptimiserConfig, HeldOutConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.method == "full" and self.quantization in ("nf4", "int8"):
-            raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
         if self.regularization < 0 or not 0 < self.normaliser_momentum < 1:
             raise ValueError("--regularization wants 0 or more, --normaliser_momentum a share between 0 and 1")
         useless = [

@@ -13,11 +13,11 @@ from utils import packing
 from utils.batches import Batch
 from utils.preferences import Judged
 
-# name -> what stands before the prompt, between it and the response, after the response; of a text alone, the last
+# name -> what stands before the prompt, and between it and the response
 FORMATS = {
-    "question": ("Question: ", "\n\nAnswer: ", ""),  # "Safety classification using LM"
-    "conversation": ("BEGINNING OF CONVERSATION: USER: ", " ASSISTANT:", ""),  # Safe RLHF
-    "human": ("\n\nHuman: ", "\n\nAssistant: ", ""),  # Safety-Tuned LLaMAs
+    "question": ("Question: ", "\n\nAnswer: "),  # "Safety classification using LM"
+    "conversation": ("BEGINNING OF CONVERSATION: USER: ", " ASSISTANT:"),  # Safe RLHF
+    "human": ("\n\nHuman: ", "\n\nAssistant: "),  # Safety-Tuned LLaMAs
     "chat": None,  # the chat template of the model
 }
 
@@ -49,27 +49,24 @@ def encode(row: Judged, tokenizer, form: str) -> JudgedIds:
         texts = [(row.prompt, response) if row.prompt else (response,) for response in row.responses]
         sequences = [tokenizer(*pair)["input_ids"] for pair in texts]
         return JudgedIds(row, sequences, _parting(sequences) if row.is_pair else 0)
-    opening, ending = _around(row.prompt, tokenizer, form)
+    opening = _opening(row.prompt, tokenizer, form)
     before = tokenizer(opening.rstrip(" "), add_special_tokens=False)["input_ids"]
     space = opening[len(opening.rstrip(" ")) :]  # goes with the word after it, as in running text
-    texts = [space + response.strip() + ending for response in row.responses]
+    texts = [space + response.strip() + tokenizer.eos_token for response in row.responses]
     sequences = [before + tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     return JudgedIds(row, sequences, _parting(sequences) if row.is_pair else len(before))
 
 
-def _around(prompt: str, tokenizer, form: str) -> tuple[str, str]:
-    """What stands before a response, and after it."""
-    begin, end = tokenizer.bos_token or "", tokenizer.eos_token
-    if begin == end or not prompt:
-        begin = ""
+def _opening(prompt: str, tokenizer, form: str) -> str:
+    """What stands before a response; nothing where a text stands alone."""
     if not prompt:
-        return begin, end
-    if FORMATS[form] is not None:
-        before, between, after = FORMATS[form]
-        return f"{begin}{before}{prompt}{between}", f"{after}{end}"
-    messages = [{"role": "user", "content": prompt}]
-    opening = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return opening, end
+        return ""
+    if FORMATS[form] is None:
+        messages = [{"role": "user", "content": prompt}]
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    before, between = FORMATS[form]
+    begin = tokenizer.bos_token if tokenizer.bos_token != tokenizer.eos_token else ""
+    return f"{begin or ''}{before}{prompt}{between}"
 
 
 def _parting(sequences: list[list[int]]) -> int:

@@ -14,7 +14,7 @@ from utils.cost_metrics import (
     sign_accuracy,
 )
 from utils.preferences import Judged
-from utils.report import markdown_table
+from utils.report import markdown_table, with_ends
 from utils.stats import Sampling, mean_interval, paired_difference
 
 RAW = {"slope": 1.0, "intercept": 0.0}
@@ -143,7 +143,7 @@ def tables(result: dict) -> str:
     shown = [name for name in SHOWN if any(name in of for of in systems.values())]
     parts = [
         markdown_table(
-            ["system", *shown], [[name, *(_cell(of.get(m)) for m in shown)] for name, of in systems.items()]
+            ["system", *shown], [[name, *(with_ends(of.get(m)) for m in shown)] for name, of in systems.items()]
         )
     ]
     ours = next(iter(systems.values()))
@@ -151,17 +151,17 @@ def tables(result: dict) -> str:
         parts.append(
             "Brier score and calibration error of the cost model: "
             + "; ".join(
-                f"{how} {_cell(ours[f'{name}brier'])} and {_cell(ours[f'{name}calibration_error'])}"
+                f"{how} {with_ends(ours[f'{name}brier'])} and {with_ends(ours[f'{name}calibration_error'])}"
                 for name, how in (("raw_", "as it is"), ("temperature_", "by temperature"), ("", "by Platt's scaling"))
                 if f"{name}brier" in ours
             )
         )
     kinds = [m for m in ("ranking", "sign") if any(m in of for of in result["differences"].values())]
-    rows = [[name, *(_cell(of.get(m), "+.3f") for m in kinds)] for name, of in result["differences"].items()]
+    rows = [[name, *(with_ends(of.get(m), "+.3f") for m in kinds)] for name, of in result["differences"].items()]
     parts += [markdown_table(["cost model minus", *kinds], rows)] if rows else []
     if result["categories"]:
         rows = [
-            [name, *(_cell(of.get(m)) for m in ("ranking", "sign")), *(_n(of.get(m)) for m in ("ranking", "sign"))]
+            [name, *(with_ends(of.get(m)) for m in ("ranking", "sign")), *(_n(of.get(m)) for m in ("ranking", "sign"))]
             for name, of in result["categories"].items()
         ]
         parts.append(markdown_table(["category", "ranking", "sign", "pairs", "responses"], rows))
@@ -174,13 +174,6 @@ def tables(result: dict) -> str:
 
 def _n(value: dict | None) -> str:
     return str(value["n"]) if value else "-"
-
-
-def _cell(value: dict | None, form: str = ".3f") -> str:
-    if value is None:
-        return "-"
-    ends = "" if value["low"] is None else f" ({value['low']:{form}} to {value['high']:{form}})"
-    return f"{value['mean']:{form}}{ends}"
 
 
 def verdict(result: dict, prompts: int) -> str:
@@ -205,7 +198,7 @@ def verdict(result: dict, prompts: int) -> str:
             said = "the cost model is worse than"
         else:
             said = "the cost model is not surely better than"
-        lines.append(f"{measure} accuracy: {said} {name} ({_cell(d, '+.3f')})")
+        lines.append(f"{measure} accuracy: {said} {name} ({with_ends(d, '+.3f')})")
     return "\n".join(lines)
 
 

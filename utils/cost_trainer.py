@@ -10,9 +10,9 @@ from peft import get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from utils import packing, processes
-from utils.base_trainer import TokenMeanTrainer, callbacks_for, common_arguments
-from utils.batches import Batch, blank
+from utils import packing
+from utils.base_trainer import TokenMeanTrainer, as_many_everywhere, callbacks_for, common_arguments, misfit
+from utils.batches import Batch
 from utils.configs import CostConfig
 from utils.cost import JudgedIds, Normaliser, collate, cost_loss, head_of, token_costs
 from utils.helpers import UserError
@@ -64,8 +64,7 @@ class CostTrainer(TokenMeanTrainer, Trainer):
         return total / num_items_in_batch * self.accelerator.num_processes
 
     def parts(self, inputs: Batch) -> list[Batch]:
-        parts = list(split_rows(inputs, self.config.micro_batch_tokens))
-        return parts + [blank(parts[-1])] * (processes.largest(len(parts)) - len(parts))
+        return as_many_everywhere(list(split_rows(inputs, self.config.micro_batch_tokens)))
 
     def supervised(self, inputs: Batch) -> torch.Tensor:
         rows = inputs["labels"]
@@ -76,14 +75,8 @@ class CostTrainer(TokenMeanTrainer, Trainer):
         self.checked = True
         rows = list(split_rows(inputs, budget=1))[::-1]  # the longest comes first
         few = next((row for row in rows if len(row["labels"]) > 1), rows[0])
-        try:
-            found = packing.difference(self.model, *(partial(self._loss_of, few, packed) for packed in (False, True)))
-        except (NotImplementedError, TypeError) as error:  # the model's attention wants or gives something else
-            found, reason = float("inf"), str(error)
-        else:
-            reason = f"costs or gradients differ by {found:.1%}"
-        found = processes.largest(found if found == found else float("inf"))  # of a NaN nothing is the largest
-        if not found <= packing.tolerance(self.model.dtype):
+        ways = (partial(self._loss_of, few, packed) for packed in (False, True))
+        if reason := misfit(self.model, *ways, "costs or gradients"):
             self.ordinary_because = f"the faster way does not fit this model ({reason})"
             logger.warning("prompts are run with each of their responses: %s", self.ordinary_because)
 

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import logging
+import random
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -106,10 +107,11 @@ def _json_rows(path: Path) -> Iterator[dict[str, str]]:
         for row in rows:
             if not isinstance(row, dict):
                 raise ValueError("expected a list of objects with named fields")
-            yield {name: _as_text(value) for name, value in row.items()}
+            yield {name: as_text(value) for name, value in row.items()}
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A value of a JSON or Hub row as a cell."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -188,6 +190,18 @@ def unique(ids: Iterable[str]) -> Iterator[str]:
         counts[row_id] = max(n, 1)
         counts.setdefault(new, 1)
         yield new
+
+
+def same_text(text: str) -> str:
+    """Equal for texts that differ in case and white space only."""
+    return " ".join(text.casefold().split())
+
+
+def seeded_share(groups: Iterable[str], share: float, seed: int) -> set[str]:
+    """A share of the different groups, at least one; the same for the same seed, in whatever order they come."""
+    different = sorted(set(groups))
+    random.Random(seed).shuffle(different)
+    return set(different[: max(1, round(share * len(different)))])
 
 
 def row_keys(frame: pd.DataFrame, text_column: str) -> list[str]:

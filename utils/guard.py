@@ -10,8 +10,6 @@ from utils.cost_model import costs
 from utils.metrics import facts_kept
 from utils.rewriting import Rewriter
 
-COLUMNS = ("cost", "flagged")
-
 
 def best_of(rewrite: Rewriter, count: int, cost_model: str) -> Rewriter:
     """A rewriter that writes every text `count` times, by chance, and takes the best one: see `choose`."""
@@ -44,7 +42,7 @@ def choose(source: str, answers: list[dict], cost_model: str) -> dict:
 
 
 def mark_costly(texts: list[str], cost_model: str, threshold: float) -> pd.DataFrame:
-    """COLUMNS for every text, judged by itself: its cost, and yes where it is above the threshold, else no."""
+    """Columns `cost` and `flagged` (yes above the threshold, else no) for every text, judged by itself."""
     found = costs([""] * len(texts), texts, cost_model)
     flagged = np.where(np.isnan(found), "", np.where(found > threshold, "yes", "no"))
     return pd.DataFrame({"cost": found.round(4), "flagged": flagged})

@@ -27,13 +27,18 @@ def completion_loss(
     Returns:
         A scalar with gradient.
     """
-    packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
-    hidden, output = run_packed(model, packed), without_adapter(model).get_output_embeddings()
+    packed, hidden, output = _run(model, inputs)
     supervised = packed.targets != -100
     total = _OutputLoss.apply(
         hidden[supervised].to(output.weight.dtype), output.weight, output.bias, packed.targets[supervised]
     )
     return total / (supervised.sum() if num_tokens is None else num_tokens)
+
+
+def _run(model, inputs: dict[str, torch.Tensor]):
+    """The rows as one sequence, its last hidden states [tokens, hidden size], and the output layer."""
+    packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
+    return packed, run_packed(model, packed), without_adapter(model).get_output_embeddings()
 
 
 @torch.inference_mode()
@@ -49,8 +54,7 @@ def log_likelihoods(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         targets = inputs["labels"][:, 1:]
         scores = torch.log_softmax(logits.float(), dim=-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
         return (scores * (targets != -100)).sum(dim=1)
-    packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
-    hidden, output = run_packed(model, packed), without_adapter(model).get_output_embeddings()
+    packed, hidden, output = _run(model, inputs)
     own = packed.own()
     # which row a token belongs to; the shared tokens are supervised in none
     of_row = torch.zeros(len(packed.ids), dtype=torch.long, device=hidden.device)

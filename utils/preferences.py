@@ -15,7 +15,6 @@ safe or unsafe. Formats are told apart by their columns:
 
 import json
 import logging
-import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from utils import params
 from utils.configs import file_and_share
-from utils.data import content_id, read_rows
+from utils.data import as_text, content_id, read_rows, same_text, seeded_share
 from utils.helpers import UserError
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ class Judged:
     @property
     def group(self) -> str:
         """Rows with the same prompt (or, without one, the same text) stay on one side of a split."""
-        return " ".join((self.prompt or self.responses[0]).casefold().split())
+        return same_text(self.prompt or self.responses[0])
 
 
 def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | None = None) -> list[Judged]:
@@ -81,7 +80,8 @@ def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | N
             left_out[reason] += 1
             if reason is None:
                 found.append(row)
-        kept = _share_of_prompts(found, share, seed)
+        groups = seeded_share((row.group for row in found), share, seed)
+        kept = [row for row in found if row.group in groups]
         reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items() if reason)
         logger.info(
             "%s: %d of %d rows%s", name, len(kept), left_out.total(), f" (left out: {reasons})" if reasons else ""
@@ -119,13 +119,6 @@ def fault(row: Judged) -> str | None:
     return None
 
 
-def _share_of_prompts(rows: list[Judged], share: float, seed: int) -> list[Judged]:
-    groups = sorted({row.group for row in rows})
-    random.Random(seed).shuffle(groups)
-    kept = set(groups[: max(1, round(share * len(groups)))])
-    return [row for row in rows if row.group in kept]
-
-
 def _parse(name: str, unsafe: set[str], limit: int | None, said: Counter) -> Iterator[Judged]:
     parse = None
     for number, cells in enumerate(_cells(name, limit), 1):
@@ -151,14 +144,10 @@ def _cells(name: str, limit: int | None) -> Iterator[dict[str, str]]:
     try:
         rows = load_dataset(hub_id, split=part or "train", streaming=True)
         for row in rows if limit is None else rows.take(limit):
-            yield {column: _as_text(value) for column, value in row.items()}
+            yield {column: as_text(value) for column, value in row.items()}
     except (OSError, ValueError) as error:  # no network, no such data set, no such part
         reason = str(error).splitlines()[0]
         raise UserError(f"--input {name}: no such file, and no data set that can be read ({reason})") from error
-
-
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _format_of(columns: set[str], name: str):
@@ -260,9 +249,8 @@ def _category(cells: dict[str, str]) -> str:
 
 def split_by_prompt(rows: list[Judged], share: float, seed: int) -> tuple[list[Judged], list[Judged]]:
     """(training rows, validation rows); no prompt is on both sides. Raises UserError where a side would be empty."""
-    groups = sorted({row.group for row in rows})
-    random.Random(seed).shuffle(groups)
-    held_out = set(groups[: max(1, round(share * len(groups)))])
+    groups = {row.group for row in rows}
+    held_out = seeded_share(groups, share, seed)
     train = [row for row in rows if row.group not in held_out]
     if not train:
         raise UserError(f"--input: {len(groups)} different prompts are too few to hold some out")

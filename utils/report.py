@@ -120,6 +120,14 @@ def _latex(text: str) -> str:
     return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in str(text))
 
 
+def with_ends(value: dict | None, form: str = ".3f") -> str:
+    """A mean with its interval, where it has one."""
+    if value is None:
+        return "-"
+    ends = "" if value["low"] is None else f" ({value['low']:{form}} to {value['high']:{form}})"
+    return f"{value['mean']:{form}}{ends}"
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table padded so that it also reads well in a terminal."""
     header, *rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in [header, *rows]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils import params
 from utils.configs import RowsConfig
-from utils.data import read_pairs
+from utils.data import read_pairs, same_text, seeded_share
 from utils.edits import edits_between, mark, write_fillings
 from utils.helpers import UserError
 from utils.loading import end_tokens, generation_settings
@@ -35,7 +35,7 @@ FAULTS = {
 
 
 def load_rows(config: RowsConfig) -> tuple[list[dict], list[dict]]:
-    """Training and validation rows. Rows with the same source text (see `_key`) stay on one side.
+    """Training and validation rows. Rows with the same source text (see `same_text`) stay on one side.
 
     Raises:
         UserError: there are not enough of them.
@@ -43,13 +43,11 @@ def load_rows(config: RowsConfig) -> tuple[list[dict], list[dict]]:
     rows = _read_rows(config.input, config, config.limit)
     if config.validation and rows:
         return rows, _read_rows(config.validation, config)
-    sources = sorted({_key(row["prompt"]) for row in rows})
-    random.Random(config.seed).shuffle(sources)
-    held_out = set(sources[: max(1, round(config.validation_share * len(sources)))])
-    train = [row for row in rows if _key(row["prompt"]) not in held_out]
+    held_out = seeded_share((same_text(row["prompt"]) for row in rows), config.validation_share, config.seed)
+    train = [row for row in rows if same_text(row["prompt"]) not in held_out]
     if not train:
         raise UserError(f"{config.input}: {len(rows)} usable rows are too few to hold some out")
-    return train, [row for row in rows if _key(row["prompt"]) in held_out]
+    return train, [row for row in rows if same_text(row["prompt"]) in held_out]
 
 
 def _read_rows(path: str, config: RowsConfig, limit: int | None = None) -> list[dict]:
@@ -112,7 +110,7 @@ def encode_all(
         [encode(row, tokenizer, config.prompt, config.train_on_inputs) for row in rows] for rows in (train, validation)
     )
     ends = end_tokens(generation_settings(ref), tokenizer)
-    _find_faults(examples, {_key(row["prompt"]) for row in validation}, tokenizer, ends, config.max_length)
+    _find_faults(examples, {same_text(row["prompt"]) for row in validation}, tokenizer, ends, config.max_length)
     return examples, held_out
 
 
@@ -121,12 +119,12 @@ def _find_faults(examples: list[Example], held_out: set[str], tokenizer, ends: s
     seen: set[tuple[str, str]] = set()
     completions = defaultdict(set)
     for example in examples:
-        completions[_key(example.row["prompt"])].add(_key(example.row["completion"]))
+        completions[same_text(example.row["prompt"])].add(same_text(example.row["completion"]))
     for example in examples:
         prompt, completion = example.row["prompt"], example.row["completion"]
         trained = [token for token in example.labels if token != -100]
         last = next((t for t in reversed(trained) if t in ends or tokenizer.decode([t]).strip()), None)
-        pair = (_key(prompt), _key(completion))
+        pair = (same_text(prompt), same_text(completion))
         found = {
             "nothing trained": not _says_something(trained, tokenizer, ends),
             "end lost": last not in ends,  # some templates put a line break after the end
@@ -165,11 +163,6 @@ def findings(examples: list[Example], allowed: set[str]) -> list[Finding]:
         share = len(rows) / len(examples)
         found.append(Finding(fault, rows, share, limit, share > limit and fault not in allowed))
     return found
-
-
-def _key(text: str) -> str:
-    """Texts that differ in case and white space only are the same."""
-    return " ".join(text.casefold().split())
 
 
 def _says_something(trained: list[int], tokenizer, ends: set[int]) -> bool:

@@ -8,9 +8,9 @@ from datasets import Dataset
 from peft import PrefixTuningConfig
 from trl import SFTConfig, SFTTrainer
 
-from utils import likelihood, packing, processes
-from utils.base_trainer import TokenMeanTrainer, callbacks_for, common_arguments
-from utils.batches import Batch, blank, split_batch, supervised_tokens
+from utils import likelihood, packing
+from utils.base_trainer import TokenMeanTrainer, as_many_everywhere, callbacks_for, common_arguments, misfit
+from utils.batches import Batch, split_batch, supervised_tokens
 from utils.configs import TrainConfig
 from utils.loading import load_base
 from utils.lora import lora_config
@@ -49,10 +49,9 @@ class CompletionTrainer(TokenMeanTrainer, SFTTrainer):
         return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
 
     def parts(self, inputs: Batch) -> list[Batch]:
-        parts = list(split_batch(inputs, self.micro_batch_tokens, padded=bool(self.ordinary_because)))
-        # with every part the library talks to the other processes, so all must have as many
-        missing = processes.largest(len(parts)) - len(parts)
-        return parts + [blank(parts[-1])] * missing
+        return as_many_everywhere(
+            list(split_batch(inputs, self.micro_batch_tokens, padded=bool(self.ordinary_because)))
+        )
 
     def supervised(self, inputs: Batch) -> torch.Tensor:
         return supervised_tokens(inputs)
@@ -62,19 +61,13 @@ class CompletionTrainer(TokenMeanTrainer, SFTTrainer):
         self.checked = True
         rows = inputs["attention_mask"].sum(dim=1).argsort()[:2]
         few = next(split_batch({name: value[rows] for name, value in inputs.items()}, budget=10**9))
-        try:
-            found = packing.difference(
-                self.model,
-                lambda: self.model(**few, use_cache=False).loss,
-                lambda: likelihood.completion_loss(self.model, few),
-            )
-        except (NotImplementedError, TypeError) as error:  # the model's attention wants or gives something else
-            found, reason = float("inf"), str(error)
-        else:
-            reason = f"its loss or gradients differ by {found:.1%}"
-        # together, as each process has other rows; of a NaN nothing is the largest
-        found = processes.largest(found if found == found else float("inf"))
-        if not found <= packing.tolerance(self.model.dtype):
+        reason = misfit(
+            self.model,
+            lambda: self.model(**few, use_cache=False).loss,
+            lambda: likelihood.completion_loss(self.model, few),
+            "its loss or gradients",
+        )
+        if reason:
             self.ordinary_because = f"the faster loss does not fit this model ({reason})"
             logger.warning("the ordinary loss of the library is used: %s", self.ordinary_because)
 
