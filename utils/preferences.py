@@ -58,7 +58,8 @@ def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | N
     """The rows of several files, without those that cannot be learned from, which are counted in the log.
 
     Left out are rows whose labels contradict each other (the response called safer is labelled unsafe, the other one
-    safe), pairs of equal responses, empty responses, repetitions, and what was judged in two ways.
+    safe), pairs of equal responses, empty responses, transcripts that part before the last answer, repetitions, and what was
+    judged in two ways.
 
     Args:
         inputs: FILE, FILE:0.5 for a seeded half of its prompts, or the id of a Hub data set, also ID@PART (its part
@@ -76,7 +77,7 @@ def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | N
         name, share = file_and_share(given)
         found, left_out = [], Counter()
         for row in _parse(name, unsafe, limit, said):
-            reason = fault(row)
+            reason = row if isinstance(row, str) else fault(row)
             left_out[reason] += 1
             if reason is None:
                 found.append(row)
@@ -119,7 +120,12 @@ def fault(row: Judged) -> str | None:
     return None
 
 
-def _parse(name: str, unsafe: set[str], limit: int | None, said: Counter) -> Iterator[Judged]:
+class _Unusable(Exception):
+    """A row that is well formed, but says nothing of two responses to one prompt."""
+
+
+def _parse(name: str, unsafe: set[str], limit: int | None, said: Counter) -> Iterator[Judged | str]:
+    """The rows of a file, and of those that are unusable why."""
     parse = None
     for number, cells in enumerate(_cells(name, limit), 1):
         parse = parse or _format_of(set(cells), name)
@@ -128,6 +134,9 @@ def _parse(name: str, unsafe: set[str], limit: int | None, said: Counter) -> Ite
             category = _category(cells)
         except ValueError as error:
             raise UserError(f"{name}, row {number}: {error}") from error
+        except _Unusable as reason:
+            yield str(reason)
+            continue
         if parse is _answer and cells.get("label", "").strip():
             said[cells["label"].strip()] += 1
         source = Path(name).name
@@ -183,7 +192,7 @@ def _safe_and_unsafe(cells: dict[str, str], unsafe: set[str]):
 def _transcripts(cells: dict[str, str], unsafe: set[str]):
     (prompt, worse), (other, better) = (_last_answer(cells[name]) for name in ("rejected", "chosen"))
     if prompt != other:
-        raise ValueError("chosen and rejected differ before the last answer")
+        raise _Unusable("with transcripts that part before the last answer")  # there are some in HH-RLHF
     return prompt, (worse, better), (None, None), None
 
 
