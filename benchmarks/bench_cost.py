@@ -1,8 +1,9 @@
-"""What is a cost model of 135M parameters worth on real pairs? PKU-SafeRLHF, by the stage scripts, in resumable cells.
+"""What is a small cost model worth on real pairs? PKU-SafeRLHF, by the stage scripts, in resumable cells.
 
-    python benchmarks/bench_cost.py                    # three seeds on all pairs: half an hour each on two cores
-    python benchmarks/bench_cost.py --parts curve      # a quarter and a half of the pairs
+    python benchmarks/bench_cost.py                    # three seeds on all pairs, on the better base
+    python benchmarks/bench_cost.py --parts smollm2    # on the chat model that is the default
     python benchmarks/bench_cost.py --parts mixture    # other judged data mixed in
+    python benchmarks/bench_cost.py --parts curve      # a quarter and a half of the pairs
     python benchmarks/bench_cost.py --parts sentences  # ToxiGen's texts, tested on the rest of them and on HateCheck
     python benchmarks/bench_cost.py --table            # only print what is finished
 
@@ -15,6 +16,7 @@ best checkpoint is kept), the rest to train. Each pair holds exactly one safe re
 """
 
 import argparse
+import gzip
 import hashlib
 import json
 import subprocess
@@ -27,7 +29,9 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils import cost_report, params
+from utils.configs import file_and_share
 from utils.cost_metrics import responses_of
+from utils.data import same_text
 from utils.params import ROOT
 from utils.preferences import Judged, read_judged
 from utils.records import read_json, whole_file
@@ -38,13 +42,15 @@ WORK = ROOT / "models" / "bench" / "cost"
 RESULTS = ROOT / "benchmarks" / "results" / "cost"
 SAMPLING = Sampling(confidence=0.95, resamples=10_000, seed=0)
 # chosen on the validation prompts
-SETTINGS = {"--epochs": 3, "--lr": 3e-4, "--lora_r": 16, "--lora_alpha": 32, "--max_length": 256,
-            "--quantization": "none", "--patience": 0, "--eval_steps": 0.0834}  # fmt: skip
-MIXTURES = {
-    "derived": ["cost_pairs_derived.jsonl"],
-    "derived+dia": ["cost_pairs_derived.jsonl", "diasafety.jsonl:0.3"],
+SETTINGS = {"--base_model": "mpnet", "--epochs": 2, "--lr": 4e-4, "--lora_r": 16, "--lora_alpha": 32,
+            "--max_length": 256, "--prompt_dropout": 0, "--quantization": "none", "--patience": 0,
+            "--eval_steps": 0.125}  # fmt: skip
+SMOLLM2 = SETTINGS | {"--base_model": "smollm2", "--lr": 2e-4, "--epochs": 1.5}
+MIXTURES = {  # name -> files of data_dir, and how much of each
+    "derived+hh": ["cost_pairs_derived.jsonl", "hh_rlhf_harmless_test.jsonl.gz"],
+    "derived+dia": ["cost_pairs_derived.jsonl", "diasafety.jsonl:0.2"],
 }
-PARTS = ("pairs", "curve", "mixture", "sentences")
+PARTS = ("pairs", "smollm2", "mixture", "curve", "sentences")
 
 
 def place(text: str) -> int:
@@ -53,7 +59,7 @@ def place(text: str) -> int:
 
 
 def prepare(data_dir: Path) -> None:
-    """Writes train.jsonl, validation.jsonl and test.jsonl, and the same of ToxiGen's texts."""
+    """Writes train.jsonl, validation.jsonl and test.jsonl, the same of ToxiGen's texts, and what may be mixed in."""
     WORK.mkdir(parents=True, exist_ok=True)
     bounds = {"test": range(200), "validation": range(200, 360), "train": range(360, 1000)}
     for name, column, prefix in (("pku_saferlhf_pairs", "prompt", ""), ("toxigen_annotated", "text", "sentences_")):
@@ -62,14 +68,23 @@ def prepare(data_dir: Path) -> None:
             sys.exit(f"{path} is not here: see benchmarks/README.md, or give --data_dir")
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for part, places in bounds.items():
-            lines = [json.dumps(row) for row in rows if place(row[column]) in places]
-            (WORK / f"{prefix}{part}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write(f"{prefix}{part}.jsonl", [row for row in rows if place(row[column]) in places])
+    tested = {same_text(row["prompt"]) for row in map(json.loads, (WORK / "test.jsonl").open(encoding="utf-8"))}
+    for name in {file_and_share(file)[0] for files in MIXTURES.values() for file in files}:
+        with (gzip.open if name.endswith(".gz") else open)(data_dir / name, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        fresh = [row for row in rows if same_text(row.get("prompt", row.get("context", ""))) not in tested]
+        write(name.removesuffix(".gz"), fresh)
 
 
-def cell(name: str, inputs: list[str], seed: int, tests: dict[str, Path], *flags, prefix: str = "") -> None:
+def write(name: str, rows: list[dict]) -> None:
+    (WORK / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def cell(name: str, inputs: list[str], seed: int, tests: dict[str, Path], flags: dict, prefix: str = "") -> None:
     """Trains a cost model and keeps the costs of the test responses; a finished cell is left as it is."""
     folder, kept = WORK / name, RESULTS / f"{name}.json"
-    settings = [str(part) for item in SETTINGS.items() for part in item] + [*map(str, flags)]
+    settings = [str(part) for item in flags.items() for part in item]
     if kept.is_file() and read_json(kept)["settings"] == settings:
         return
     validation = ["--validation", WORK / f"{prefix}validation.jsonl"]
@@ -100,17 +115,21 @@ def run(parts: list[str], seeds: list[int], data_dir: Path) -> None:
     pairs, train = {"test": WORK / "test.jsonl"}, str(WORK / "train.jsonl")
     for seed in seeds:
         if "pairs" in parts:
-            cell(f"pairs_s{seed}", [train], seed, pairs)
-        if "curve" in parts:
-            for share in (0.25, 0.5):
-                cell(f"pairs_{share}_s{seed}", [f"{train}:{share}"], seed, pairs)
+            cell(f"pairs_s{seed}", [train], seed, pairs, SETTINGS)
+        if "smollm2" in parts:
+            cell(f"smollm2_s{seed}", [train], seed, pairs, SMOLLM2)
         if "mixture" in parts:
             for name, files in MIXTURES.items():
-                cell(f"{name}_s{seed}", [train, *(str(data_dir / file) for file in files)], seed, pairs)
+                mixed = [str(WORK / file.replace(".gz", "")) for file in files]
+                cell(f"{name}_s{seed}", [train, *mixed], seed, pairs, SETTINGS)
+        if "curve" in parts:
+            for share in (0.25, 0.5):
+                cell(f"pairs_{share}_s{seed}", [f"{train}:{share}"], seed, pairs, SETTINGS)
     if "sentences" in parts:
         tests = {"test": WORK / "sentences_test.jsonl", "hatecheck": hatecheck(data_dir)}
-        flags = ("--objective", "binary", "--unsafe_labels", "hate")
-        cell("sentences", [str(WORK / "sentences_train.jsonl")], 0, tests, *flags, prefix="sentences_")
+        for name, settings in (("sentences", SETTINGS), ("sentences_smollm2", SMOLLM2)):
+            flags = settings | {"--objective": "binary", "--unsafe_labels": "hate"}
+            cell(name, [str(WORK / "sentences_train.jsonl")], 0, tests, flags, prefix="sentences_")
 
 
 def hatecheck(data_dir: Path) -> Path:
@@ -163,6 +182,7 @@ def print_tables(seeds: list[int], data_dir: Path) -> None:
     rows, train = judged(WORK / "test.jsonl"), judged(WORK / "train.jsonl")
     others = {name: score(*responses_of(rows)) for name, score in baselines(train).items()}
     names = {"all pairs": [f"pairs_s{seed}" for seed in seeds]}
+    names |= {"all pairs, smollm2": [f"smollm2_s{seed}" for seed in seeds]}
     names |= {f"{share:.0%} of the pairs": [f"pairs_{share}_s{seed}" for seed in seeds] for share in (0.25, 0.5)}
     names |= {f"all pairs + {name}": [f"{name}_s{seed}" for seed in seeds] for name in MIXTURES}
     table(names, rows, others, "test")
@@ -170,7 +190,7 @@ def print_tables(seeds: list[int], data_dir: Path) -> None:
     for test, path in (("test", WORK / "sentences_test.jsonl"), ("hatecheck", hatecheck(data_dir))):
         rows = judged(path)
         others = {name: score(*responses_of(rows)) for name, score in baselines(train).items()}
-        table({f"sentences, {test}": ["sentences"]}, rows, others, test)
+        table({f"mpnet, {test}": ["sentences"], f"smollm2, {test}": ["sentences_smollm2"]}, rows, others, test)
 
 
 def main() -> None:

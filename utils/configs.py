@@ -344,6 +344,9 @@ class CostConfig(AdapterConfig, OptimiserConfig, HeldOutConfig):
     form: Literal["question", "conversation", "human", "chat"] = setting(
         params.COST_FORM, "how prompt and response are put before the model (see utils/cost.py)"
     )
+    prompt_dropout: float = setting(
+        params.COST_PROMPT_DROPOUT, "share of training rows learned without prompt, so that texts alone can be judged"
+    )
     unsafe_labels: str = setting(params.UNSAFE_LABELS, "labels that mean unsafe, joined by commas; all others do not")
     normaliser: Literal["none", "running", "ema"] = setting(
         "none", "costs are normalised by a running mean and spread"
@@ -360,6 +363,8 @@ class CostConfig(AdapterConfig, OptimiserConfig, HeldOutConfig):
         super().__post_init__()
         if self.regularization < 0 or not 0 < self.normaliser_momentum < 1:
             raise ValueError("--regularization wants 0 or more, --normaliser_momentum a share between 0 and 1")
+        if not 0 <= self.prompt_dropout < 1:
+            raise ValueError(f"--prompt_dropout {self.prompt_dropout}: give a share from 0 to below 1")
         useless = [
             name for name in ("loss_type", "regularization") if getattr(self, name) != getattr(type(self), name)
         ]

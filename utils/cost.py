@@ -47,7 +47,7 @@ def encode(row: Judged, tokenizer, form: str) -> JudgedIds:
     """
     if tokenizer.cls_token is not None:  # an encoder, which takes a pair of texts
         texts = [(row.prompt, response) if row.prompt else (response,) for response in row.responses]
-        sequences = [tokenizer(*pair)["input_ids"] for pair in texts]
+        sequences = [tokenizer(*pair, verbose=False)["input_ids"] for pair in texts]  # what is too long is left out
         return JudgedIds(row, sequences, _parting(sequences) if row.is_pair else 0)
     opening = _opening(row.prompt, tokenizer, form)
     before = tokenizer(opening.rstrip(" "), add_special_tokens=False)["input_ids"]

@@ -1,6 +1,7 @@
 """What train_cost.py hands to utils/finetuning.py: rows as tokens, and what is measured on the best weights."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from utils.cost_metrics import (
 )
 from utils.cost_model import COST_FILE, TRAINED_FILE, costs_by
 from utils.cost_trainer import CostTrainer, build_cost_trainer
-from utils.data import content_id
+from utils.data import content_id, seeded_share
 from utils.finetuning import Task
 from utils.helpers import UserError
 from utils.models import ModelRef
@@ -32,12 +33,17 @@ logger = logging.getLogger(__name__)
 def encode_rows(
     train: list[Judged], validation: list[Judged], ref: ModelRef, tokenizer, config: CostConfig
 ) -> tuple[list[JudgedIds], list[JudgedIds]]:
-    """Both as the model sees them, without pairs of which it sees no difference."""
+    """Both as the model sees them, without pairs of which it sees no difference; some training rows without prompt."""
     if FORMATS[config.form] is None and tokenizer.chat_template is None:
         raise UserError(f"--form chat: {ref.name} has no chat template: choose another form")
+    if config.max_length > (most := tokenizer.model_max_length):
+        raise UserError(f"--max_length {config.max_length}: {ref.name} reads {most} tokens at most")
+    share = config.prompt_dropout
+    alone = seeded_share((row.id for row in train), share, config.seed) if share else set()
     both = []
-    for rows in (train, validation):
-        examples = [encode(row, tokenizer, config.form) for row in rows]
+    for rows, bare in ((train, alone), (validation, set())):
+        seen = (replace(row, prompt="") if row.id in bare else row for row in rows)
+        examples = [replace(encode(s, tokenizer, config.form), row=row) for s, row in zip(seen, rows, strict=True)]
         kept = [e for e in examples if not (e.row.is_pair and e.sequences[0] == e.sequences[1])]
         if len(kept) < len(examples):
             logger.info("%d pairs are left out: the model sees no difference", len(examples) - len(kept))
@@ -66,7 +72,7 @@ def conclude(trainer: CostTrainer, held_out: list[JudgedIds], tokenizer, folder:
         "max_length": config.max_length,
         "normaliser": state_of("KeepsNormaliser", trainer) or vars(trainer.normaliser),
         "encoder": head_of(trainer.model) is None,
-        "saw_texts_alone": any(not row.prompt for row in trained),
+        "saw_texts_alone": config.prompt_dropout > 0 or any(not row.prompt for row in trained),
     }
     model = trainer.model.eval()
     found = costs_by(model, tokenizer, about, *responses_of(rows))

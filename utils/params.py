@@ -180,6 +180,7 @@ COST_OBJECTIVE = "safe_rlhf"
 COST_LOSS_TYPE = "sequence-wise"
 COST_REGULARIZATION = 0.001  # as in the scripts of Safe RLHF
 COST_FORM = "question"
+COST_PROMPT_DROPOUT = 0.1
 COST_MAX_LENGTH = 512  # as published
 COST_EPOCHS = 2.0  # as published
 COST_LEARNING_RATE = 3e-4

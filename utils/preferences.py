@@ -58,8 +58,8 @@ def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | N
     """The rows of several files, without those that cannot be learned from, which are counted in the log.
 
     Left out are rows whose labels contradict each other (the response called safer is labelled unsafe, the other one
-    safe), pairs of equal responses, empty responses, transcripts that part before the last answer, repetitions, and what was
-    judged in two ways.
+    safe), pairs of equal responses, empty responses, transcripts that part before the last answer, repetitions, and
+    what was judged in two ways.
 
     Args:
         inputs: FILE, FILE:0.5 for a seeded half of its prompts, or the id of a Hub data set, also ID@PART (its part
