@@ -21,6 +21,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -173,12 +174,26 @@ def _mean(of: list[dict], measure: str, form: str = ".3f") -> str:
     return f"{mean:{form}} ({low:{form}} to {high:{form}})"
 
 
+def print_disagreement(data_dir: Path) -> None:
+    """How often were two judgements of one response different? No model can be right about both."""
+    said = defaultdict(list)
+    for row in map(json.loads, (data_dir / "pku_saferlhf_pairs.jsonl").open(encoding="utf-8")):
+        for name in ("safe_response", "unsafe_response"):
+            said[row["prompt"], row[name]].append(name == "unsafe_response")
+    twos = sum(len(found) * (len(found) - 1) // 2 for found in said.values())
+    apart = sum(sum(found) * (len(found) - sum(found)) for found in said.values())
+    most = sum(max(sum(found), len(found) - sum(found)) for found in said.values())
+    print(f"{len(said)} responses, {sum(map(len, said.values()))} judgements; of {twos} pairs of judgements of one")
+    print(f"response {apart} ({apart / twos:.0%}) disagree; saying of each what most said gives {most} right\n")
+
+
 def print_tables(seeds: list[int], data_dir: Path) -> None:
     from utils.cost_baselines import baselines
 
     def judged(path: Path) -> list[Judged]:
         return read_judged([str(path)], "unsafe,hate,hateful", 0)
 
+    print_disagreement(data_dir)
     rows, train = judged(WORK / "test.jsonl"), judged(WORK / "train.jsonl")
     others = {name: score(*responses_of(rows)) for name, score in baselines(train).items()}
     names = {"all pairs": [f"pairs_s{seed}" for seed in seeds]}

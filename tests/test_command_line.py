@@ -4,8 +4,8 @@ import pytest
 
 from training.train import ALIASES
 from utils import params
-from utils.configs import TrainConfig
-from utils.helpers import parse_config
+from utils.configs import CostConfig, Seq2SeqConfig, TrainConfig
+from utils.helpers import TRAINER_NAMES, parse_config
 from utils.params import ROOT
 
 
@@ -28,6 +28,14 @@ def test_published_names_are_understood():
     assert parse("--use_4bit").quantization == "nf4"
     both = parse("--use_4bit", "True", "--load_8bit", "False", "--fp16", "True", "--bf16", "False")
     assert (both.quantization, both.compute_dtype) == ("nf4", "float16")
+
+
+@pytest.mark.parametrize("config_class", [TrainConfig, CostConfig, Seq2SeqConfig])
+def test_names_of_the_library_are_understood_wherever_it_trains(config_class):
+    argv = "--output_dir out --learning_rate 0.5 --optim sgd --save_steps 7 --logging_dir logs --bf16 false --tf32 1"
+    config = parse_config(config_class, TRAINER_NAMES, argv.split())
+    assert (config.output, config.lr, config.optimizer, config.eval_steps) == ("out", 0.5, "sgd", 7)
+    assert config.compute_dtype == config_class.compute_dtype
 
 
 def test_published_names_work_in_yaml_too(tmp_path):

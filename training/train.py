@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import TrainConfig
-from utils.helpers import as_switch, parse_config, run_stage
+from utils.helpers import TRAINER_NAMES, as_switch, parse_config, run_stage
 from utils.loading import check_kind
 from utils.models import resolve
 from utils.processes import is_main
@@ -41,23 +41,14 @@ from utils.records import check_output_folder
 from utils.supervision import load_rows
 
 # names that the published scripts used -> ours
-ALIASES = {
+ALIASES = TRAINER_NAMES | {
     "input_data_path": "input",
     "data_path": "input",
-    "output_dir": "output",
     "test_size": "validation_share",
-    "learning_rate": "lr",
-    "lr_scheduler_type": "lr_scheduler",
-    "num_train_epochs": "epochs",
     "num_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
     "micro_batch_size": "batch_size",
-    "per_device_eval_batch_size": "eval_batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation",
-    "optim": "optimizer",
     "max_seq_length": "max_length",
     "cutoff_len": "max_length",
-    "save_steps": "eval_steps",
     "lora_target_modules": "lora_targets",
     "bias": "lora_bias",
     "bnb_4bit_quant_type": "nf4_quant_type",
@@ -65,16 +56,11 @@ ALIASES = {
     "use_nested_quant": "nf4_double_quant",
     "use_4bit": ("quantization", lambda value: "nf4" if as_switch(value) else "none"),
     "load_8bit": ("quantization", lambda value: "int8" if as_switch(value) else None),
-    "fp16": ("compute_dtype", lambda value: "float16" if as_switch(value) else None),
-    "bf16": ("compute_dtype", lambda value: "bfloat16" if as_switch(value) else None),
     "task_type": (None, "this script trains causal language models"),
     "dataset_text_field": (None, "see --input_column and --output_column"),
-    "remove_unused_columns": (None, "rows hold only what is trained on"),
-    "logging_dir": (None, "logs go to the output folder"),
     "add_eos_token": (None, "the chat template ends every turn"),
     "val_set_size": (None, "give a share with --validation_share, or a file with --validation"),
     "prompt_template_name": (None, "see --prompt"),
-    "resume_from_checkpoint": (None, "add --resume: it finds the newest checkpoint"),
 }
 
 

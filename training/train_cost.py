@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import CostConfig
-from utils.helpers import UserError, as_switch, parse_config, run_stage
+from utils.helpers import TRAINER_NAMES, UserError, as_switch, parse_config, run_stage
 from utils.loading import check_kind
 from utils.models import resolve
 from utils.preferences import Judged, read_judged, split_by_prompt
@@ -38,18 +38,11 @@ from utils.records import check_output_folder
 logger = logging.getLogger(__name__)
 
 # names that the published scripts used -> ours
-ALIASES = {
+ALIASES = TRAINER_NAMES | {
     "train_datasets": "input",
     "eval_datasets": "validation",
     "model_name_or_path": "base_model",
     "model_name": "base_model",
-    "output_dir": "output",
-    "learning_rate": "lr",
-    "lr_scheduler_type": "lr_scheduler",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
-    "per_device_eval_batch_size": "eval_batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation",
     "normalizer_momentum": "normaliser_momentum",
     "normalizer_type": (
         "normaliser",
@@ -58,10 +51,8 @@ ALIASES = {
     "normalize_score_during_training": ("normaliser", lambda value: "ema" if as_switch(value) else "none"),
     "lr_warmup_ratio": "warmup_ratio",
     "dataset_name": "input",
-    "bf16": ("compute_dtype", lambda value: "bfloat16" if as_switch(value) else None),
     "tokenizer_name": (None, "the tokenizer of the base is used"),
     "train_subset": "limit",
-    "tf32": (None, "the library decides"),
     "zero_stage": (None, 'several GPUs: torchrun (README, "More than one GPU")'),
     "need_eval": (None, "the validation rows are always evaluated"),
 }

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils.configs import Seq2SeqConfig
-from utils.helpers import parse_config, run_stage
+from utils.helpers import TRAINER_NAMES, parse_config, run_stage
 from utils.loading import check_kind
 from utils.models import resolve
 from utils.processes import is_main
@@ -51,4 +51,4 @@ def main(config: Seq2SeqConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, parse_config(Seq2SeqConfig))
+    run_stage(main, parse_config(Seq2SeqConfig, TRAINER_NAMES))

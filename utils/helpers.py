@@ -143,6 +143,26 @@ def as_switch(value: str) -> bool:
     return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
 
 
+# aliases for `parse_config`: what our settings are called in transformers' TrainingArguments, and so in most scripts
+TRAINER_NAMES = {
+    "output_dir": "output",
+    "learning_rate": "lr",
+    "lr_scheduler_type": "lr_scheduler",
+    "optim": "optimizer",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation",
+    "save_steps": "eval_steps",
+    "bf16": ("compute_dtype", lambda value: "bfloat16" if as_switch(value) else None),
+    "fp16": ("compute_dtype", lambda value: "float16" if as_switch(value) else None),
+    "tf32": (None, "the library decides"),
+    "remove_unused_columns": (None, "rows hold only what is trained on"),
+    "logging_dir": (None, "logs go to the output folder"),
+    "resume_from_checkpoint": (None, "add --resume: it finds the newest checkpoint"),
+}
+
+
 def setup_process() -> None:
     """Logging to stderr in one format (answers and tables go to stdout), no telemetry, no code from a hub."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
