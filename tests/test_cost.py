@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from utils import params
-from utils.cost import Normaliser, collate, cost_loss, encode, token_costs
+from utils.cost import Normaliser, collate, cost_loss, encode, hits, token_costs
 from utils.cost_metrics import (
     calibration_error,
     fit_calibration,
@@ -153,6 +153,15 @@ def test_a_share_of_the_training_rows_is_learned_without_prompt(tokenizer):
         assert all("Question: prompt" in tokenizer.decode(example.sequences[0]) for example in held_out)
 
 
+def test_hits_by_hand(tokenizer):
+    rows = [row("a"), row("b", unsafe=(None, None)), row("c", ("x",), (True,)), row("d", ("y",), (False,)), row("e")]
+    batch = batch_of(rows, tokenizer)
+    batch["labels"][-2:] = -100  # a row that fills up a batch
+    costs = [torch.tensor([9.0, c]) for c in (0.5, 0.1, -1.0, -0.5, 2.0, 0.3, 1.0, 0.0)]
+    # of two pairs the first is ranked right; of four labels the unsafe ones are told, the safe ones are not
+    assert hits(costs, batch).tolist() == [[1, 2], [2, 4]]
+
+
 def test_normaliser_by_hand():
     parts = torch.tensor([1.0, 3.0]), torch.tensor([10.0, 0.0, 2.0])
     running = Normaliser("running", "affine", 0.9)
@@ -227,6 +236,9 @@ def test_the_sign_from_end_to_end(cost_model, judged, tmp_path, script):
     """What was called unsafe costs more than 0, and evaluate_cost.py sees it the same way."""
     metrics = read_json(cost_model / "metrics.json")
     assert metrics["sign_accuracy"] == metrics["ranking_accuracy"] == 1.0
+    curve = [entry for entry in metrics["history"] if "eval_loss" in entry]
+    kept = min(curve, key=lambda entry: entry["eval_loss"])
+    assert kept["eval_sign_accuracy"] == kept["eval_ranking_accuracy"] == 1.0 > curve[0]["eval_sign_accuracy"]
     assert metrics["validation_loss"] < 0.5 < metrics["validation_loss_before"]
     from utils.cost_model import costs
 

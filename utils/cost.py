@@ -169,6 +169,15 @@ def cost_loss(
     return total
 
 
+def hits(costs: list[torch.Tensor], inputs: Batch) -> torch.Tensor:
+    """What the costs get right: [[pairs ranked right, pairs], [labels told right, labels]], float64."""
+    last, rows, signs = torch.stack([c[-1] for c in costs]), inputs["labels"], inputs["sign"]
+    learned = rows != -100
+    pairs, labelled = (rows[1:] == rows[:-1]) & learned[1:], learned & (signs != 0)
+    found = [pairs & (last[:-1] > last[1:]), pairs, labelled & (signs * last > 0), labelled]
+    return torch.stack([which.sum() for which in found]).double().view(2, 2)
+
+
 def _extended(costs: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat([costs, costs[-1:].expand(length - len(costs))])
 

@@ -9,12 +9,13 @@ import torch
 from peft import get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import EvalLoopOutput
 
 from utils import packing
 from utils.base_trainer import TokenMeanTrainer, as_many_everywhere, callbacks_for, common_arguments, misfit
 from utils.batches import Batch
 from utils.configs import CostConfig
-from utils.cost import JudgedIds, Normaliser, collate, cost_loss, head_of, token_costs
+from utils.cost import JudgedIds, Normaliser, collate, cost_loss, head_of, hits, token_costs
 from utils.helpers import UserError
 from utils.loading import load_base
 from utils.lora import lora_config
@@ -50,12 +51,25 @@ class CostTrainer(TokenMeanTrainer, Trainer):
             self.normaliser.update(*self.accelerator.reduce(self.seen).tolist())
         return loss
 
+    def evaluation_loop(self, *arguments, metric_key_prefix="eval", **named) -> EvalLoopOutput:
+        """Beside the loss also how many pairs are ranked right, and how many labels told."""
+        self.hits = torch.zeros(2, 2, dtype=torch.float64, device=self.args.device)
+        output = super().evaluation_loop(*arguments, metric_key_prefix=metric_key_prefix, **named)
+        if self.config.objective == "regression":
+            return output
+        for name, (right, of) in zip(("ranking", "sign"), self.accelerator.reduce(self.hits).tolist(), strict=True):
+            if of:
+                output.metrics[f"{metric_key_prefix}_{name}_accuracy"] = right / of
+        return output
+
     def compute_loss(self, model, inputs: Batch, return_outputs=False, num_items_in_batch=None):
         costs = token_costs(self.model, inputs, packed=not self.ordinary_because)
         if self.model.training:
             last = torch.stack([c[-1] for c in costs]).detach().double()[inputs["labels"] != -100]
             self.seen += torch.stack([torch.tensor(len(last), device=last.device), last.sum(), (last**2).sum()])
         costs = [self.normaliser(c) for c in costs]
+        if not self.model.training:
+            self.hits += hits(costs, inputs)
         token_wise = self.config.loss_type == "token-wise"
         total = cost_loss(costs, inputs, self.config.objective, token_wise, self.config.regularization)
         if num_items_in_batch is None:
