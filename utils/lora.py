@@ -17,14 +17,16 @@ from peft.tuners.lora import LoraLayer
 from utils.configs import AdapterConfig
 
 
-def lora_config(config: AdapterConfig, task: str) -> LoraConfig:
+def lora_config(config: AdapterConfig, task: str, new_layers: list[str] | None = None) -> LoraConfig:
     """Our settings in the names of PEFT.
 
     Args:
         task: "CAUSAL_LM", or "SEQ_CLS", which trains the head too and saves it with the adapter.
+        new_layers: what the base does not have, such as the pooler of an encoder: treated like the head.
     """
     return LoraConfig(
         task_type=task,
+        modules_to_save=[name for name in new_layers or [] if not name.startswith(("classifier", "score"))] or None,
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,

@@ -143,8 +143,9 @@ def _resolve_base(name: str, revision: str | None) -> ModelRef:
         _check_model_folder(folder.resolve())
         record = read_json(folder / RECORD_NAME) if (folder / RECORD_NAME).is_file() else {}
         return ModelRef(shareable(str(folder.resolve())), str(folder), record=record)
+    known = ", ".join(params.EMBEDDED_MODELS)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or folder.is_absolute() or name.startswith("models/"):
-        raise UserError(f"--base_model {name}: no such folder, not a Hub id, and not '{params.BASE_MODEL}'")
+        raise UserError(f"--base_model {name}: no such folder, not a Hub id, and none of {known}")
     return ModelRef(name, name, _hub_commit(name, revision))
 
 

