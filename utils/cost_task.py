@@ -56,8 +56,9 @@ def encode_rows(
 
 def longest(ref: ModelRef, tokenizer) -> int:
     """Tokens for which a model has positions."""
-    most = getattr(model_settings(ref), "max_position_embeddings", None) or tokenizer.model_max_length
-    return min(most, tokenizer.model_max_length) if is_encoder(tokenizer) else most  # of 514 positions two are no text
+    of_tokenizer = tokenizer.model_max_length
+    most = getattr(model_settings(ref).get_text_config(), "max_position_embeddings", None) or of_tokenizer
+    return min(most, of_tokenizer) if is_encoder(tokenizer) else most  # of the 514 of some, two are for no text
 
 
 def audit(examples: list[JudgedIds], tokenizer, config: CostConfig, folder: Path) -> None:
