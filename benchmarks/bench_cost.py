@@ -191,8 +191,9 @@ def _mean(of: list[dict], measure: str, form: str = ".3f") -> str:
     """Mean over seeds, with the mean ends of their intervals."""
     if any(measure not in found for found in of):
         return "-"
-    mean, low, high = (np.mean([found[measure][end] for found in of]) for end in ("mean", "low", "high"))
-    return f"{mean:{form}} ({low:{form}} to {high:{form}})"
+    ends = ("mean",) if of[0][measure]["low"] is None else ("mean", "low", "high")
+    mean, *others = (f"{np.mean([found[measure][end] for found in of]):{form}}" for end in ends)
+    return f"{mean} ({' to '.join(others)})" if others else mean
 
 
 def print_disagreement(data_dir: Path) -> None:
