@@ -36,7 +36,7 @@ from utils.data import same_text
 from utils.params import ROOT
 from utils.preferences import Judged, read_judged
 from utils.records import read_json, whole_file
-from utils.report import markdown_table
+from utils.report import markdown_table, with_ends
 from utils.stats import Sampling
 
 WORK = ROOT / "models" / "bench" / "cost"
@@ -107,7 +107,7 @@ def cell(name: str, inputs: list[str], seed: int, tests: dict[str, Path], flags:
           "--report_to", "none", "--resume", *settings)  # fmt: skip
     metrics = read_json(folder / "metrics.json")
     found = {"settings": settings, "inputs": names, "steps": metrics["steps"]}
-    found |= {"seconds": round(metrics["train_seconds"])}
+    found["seconds"] = round(metrics["train_seconds"])
     found |= {"validation": {k: metrics[k] for k in ("ranking_accuracy", "sign_accuracy") if k in metrics}}
     found["calibration"] = read_json(folder / "cost.json")["calibration"]
     for test, path in tests.items():
@@ -190,10 +190,9 @@ def table(names: dict[str, list[str]], rows: list[Judged], others: dict[str, np.
 def _mean(of: list[dict], measure: str, form: str = ".3f") -> str:
     """Mean over seeds, with the mean ends of their intervals."""
     if any(measure not in found for found in of):
-        return "-"
-    ends = ("mean",) if of[0][measure]["low"] is None else ("mean", "low", "high")
-    mean, *others = (f"{np.mean([found[measure][end] for found in of]):{form}}" for end in ends)
-    return f"{mean} ({' to '.join(others)})" if others else mean
+        return with_ends(None)
+    ends = {end: [found[measure][end] for found in of] for end in ("mean", "low", "high")}
+    return with_ends({end: None if None in values else np.mean(values) for end, values in ends.items()}, form)
 
 
 def print_disagreement(data_dir: Path) -> None:
