@@ -10,7 +10,7 @@ from utils import likelihood
 from utils.likelihood import completion_loss
 from utils.loading import load_base
 from utils.models import resolve
-from utils.packing import pack, shared_prefix, supports
+from utils.packing import pack, pack_tree, shared_prefix, supports
 
 
 def a_batch(vocabulary=200):
@@ -100,7 +100,7 @@ def test_all_positions_are_learned_where_the_prompt_is_too(tiny_model):
     model = with_lora(load_base(resolve(str(tiny_model)), "none", {"compute_dtype": "float32"}, training=True))
     batch = a_batch()
     batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    assert pack(**batch).groups[0][0] == 0
+    assert [piece.row for piece in pack(**batch).pieces] == [0, 1, 2, 3]
     assert completion_loss(model, batch).item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
@@ -108,12 +108,35 @@ def test_packing_runs_the_shared_tokens_once():
     batch = a_batch()
     assert shared_prefix(batch["input_ids"], batch["attention_mask"], batch["labels"]) == 5
     packed = pack(**batch)
-    assert packed.groups == [(5, [15, 8, 12, 4])] and len(packed.ids) == 5 + 15 + 8 + 12 + 4
+    shared, *rows = packed.pieces
+    assert shared == (slice(0, 5), (), None) and all(piece.before == (slice(0, 5),) for piece in rows)
+    assert [piece.tokens.stop - piece.tokens.start for piece in rows] == [15, 8, 12, 4]
+    assert [piece.row for piece in rows] == [0, 1, 2, 3] and len(packed.ids) == 5 + 15 + 8 + 12 + 4
     assert packed.positions[:20].tolist() == list(range(20)) and packed.positions[20].item() == 5
     learned = packed.targets[packed.targets != -100].tolist()
     assert learned == batch["labels"][batch["labels"] != -100].tolist()
     one = {name: value[:1] for name, value in batch.items()}
-    assert pack(**one).groups == [(0, [20])]
+    assert pack(**one).pieces == [(slice(0, 20), (), 0)]
+
+
+def test_a_tree_runs_what_any_rows_share_once_and_keeps_their_order():
+    """Two texts that go on in two ways each, and answers of one or two tokens."""
+    text, further = list(range(10, 20)), list(range(30, 42))
+    rows = [[*text, 1], [*text, *further, 3, 4], [*text, 2, 5], [*text, *further, 6]]
+    packed = pack_tree(rows, [10, 22, 10, 22])
+    beginnings = [piece for piece in packed.pieces if piece.row is None]
+    assert [piece.tokens.stop - piece.tokens.start for piece in beginnings] == [9, 12]
+    assert beginnings[1].before == (beginnings[0].tokens,)
+    for row, own in zip(rows, packed.own(), strict=True):
+        piece = next(piece for piece in packed.pieces if piece.tokens == own)
+        seen = [packed.ids[tokens].tolist() for tokens in (*piece.before, own)]
+        assert sum(seen, []) == row[:-1]  # nothing follows the last token
+        positions = [packed.positions[tokens].tolist() for tokens in (*piece.before, own)]
+        assert sum(positions, []) == list(range(len(row) - 1))
+    learned = [packed.targets[own][packed.targets[own] != -100].tolist() for own in packed.own()]
+    assert learned == [[1], [3, 4], [2, 5], [6]]
+    alone = pack_tree([[1, 2, 3], [7, 8, 9]], [2, 2])  # too little to share
+    assert [piece.row for piece in alone.pieces] == [0, 1] and alone.targets.tolist() == [-100, 3, -100, 9]
 
 
 def test_logits_are_never_all_in_memory(tiny_model, monkeypatch):

@@ -558,6 +558,31 @@ class ScoreConfig:
 
 
 @dataclass
+class ProbeConfig(ModelConfig, RunConfig):
+    adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
+    input: list[str] = field(
+        default_factory=list,
+        metadata={"help": "files of BBQ, StereoSet, CrowS-Pairs or WinoBias; default: those in datasets/bias_probes/"},
+    )
+    output: str = setting(str(params.RESULTS_DIR), "folder for the results")
+    answers: Literal["likelihood", "generation"] = setting(
+        "likelihood", "the likeliest of the given answers; or, for BBQ, the one that the model writes"
+    )
+    chat: bool = setting(False, "put BBQ's questions as a user's turn, and not as plain text")
+    all_unknowns: bool = setting(False, "BBQ: all wordings of unknown compete, not only that of the question")
+    bbq_metadata: str = setting("", "BBQ's additional_metadata.csv, which says which answer is the biased one")
+    compute_dtype: Literal["bfloat16", "float16", "float32"] | None = setting(
+        None, "precision of the matrix products; default: as the adapter was trained, else bfloat16"
+    )
+
+    def __post_init__(self):
+        if self.answers == "generation" and (self.chat or self.all_unknowns):
+            raise ValueError(
+                "--answers generation shows the three answers in a chat: leave --chat, --all_unknowns out"
+            )
+
+
+@dataclass
 class CompareConfig(RunConfig):
     inputs: list[str] = field(
         default_factory=list,

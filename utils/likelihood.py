@@ -7,7 +7,7 @@ rows at a time.
 import torch
 import torch.nn.functional as F
 
-from utils.packing import pack, run_packed, supports, without_adapter
+from utils.packing import Packed, pack, run_packed, supports, without_adapter
 
 OUTPUT_ROWS = 128  # positions whose logits are in memory at once: with 50,000 tokens in the vocabulary 25 MB
 
@@ -27,7 +27,8 @@ def completion_loss(
     Returns:
         A scalar with gradient.
     """
-    packed, hidden, output = _run(model, inputs)
+    packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
+    hidden, output = _run(model, packed)
     supervised = packed.targets != -100
     total = _OutputLoss.apply(
         hidden[supervised].to(output.weight.dtype), output.weight, output.bias, packed.targets[supervised]
@@ -35,10 +36,9 @@ def completion_loss(
     return total / (supervised.sum() if num_tokens is None else num_tokens)
 
 
-def _run(model, inputs: dict[str, torch.Tensor]):
-    """The rows as one sequence, its last hidden states [tokens, hidden size], and the output layer."""
-    packed = pack(**{name: inputs[name] for name in ("input_ids", "attention_mask", "labels")})
-    return packed, run_packed(model, packed), without_adapter(model).get_output_embeddings()
+def _run(model, packed: Packed):
+    """The last hidden states of rows that are one sequence, [tokens, hidden size], and the output layer."""
+    return run_packed(model, packed), without_adapter(model).get_output_embeddings()
 
 
 @torch.inference_mode()
@@ -54,7 +54,13 @@ def log_likelihoods(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         targets = inputs["labels"][:, 1:]
         scores = torch.log_softmax(logits.float(), dim=-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
         return (scores * (targets != -100)).sum(dim=1)
-    packed, hidden, output = _run(model, inputs)
+    return packed_log_likelihoods(model, pack(**{n: inputs[n] for n in ("input_ids", "attention_mask", "labels")}))
+
+
+@torch.inference_mode()
+def packed_log_likelihoods(model, packed: Packed) -> torch.Tensor:
+    """The same of rows that are one sequence already, by a model that `supports` takes."""
+    hidden, output = _run(model, packed)
     own = packed.own()
     # which row a token belongs to; the shared tokens are supervised in none
     of_row = torch.zeros(len(packed.ids), dtype=torch.long, device=hidden.device)

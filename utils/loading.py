@@ -192,15 +192,18 @@ def keep_trainable_layout(model) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def load_model(ref: ModelRef, quantization: str | None = None, training: bool = False):
+def load_model(
+    ref: ModelRef, quantization: str | None = None, training: bool = False, compute_dtype: str | None = None
+):
     """Loads a model to generate with: a base, or a base with its adapter on top, in eval mode.
 
     `quantization` None means: as the adapter was trained, and 16-bit without an adapter. On a CPU the 8-bit products
-    of a model without an adapter are our own (utils/int8.py). `training`: see `load_base`.
+    of a model without an adapter are our own (utils/int8.py). `training`: see `load_base`. `compute_dtype` None: as
+    the adapter was trained, else bfloat16.
     """
     import torch
 
-    trained = ref.record.get("config", {})
+    trained = ref.record.get("config", {}) | ({"compute_dtype": compute_dtype} if compute_dtype else {})
     if quantization is None:
         quantization = (trained.get("quantization") or "none") if ref.adapter else "none"
     if quantization == "int8" and not ref.adapter and not torch.cuda.is_available():

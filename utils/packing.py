@@ -1,14 +1,16 @@
 """Rows of a batch in one sequence: what they begin with is run once, and nothing is padded.
 
-The tokens that all rows of a group begin with (an instruction, a prompt) come first, then what follows in each row.
-Every layer runs over that sequence once; only attention knows where a row begins, and lets its tokens see the shared
-beginning and their own row.
+Tokens that several rows begin with (an instruction, a prompt) come first, then what follows in each row. Every layer
+runs over that sequence once; only attention knows where a row begins, and lets its tokens see what the row shares with
+others and its own tokens.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from transformers import AttentionInterface
 from utils import lora
 
 PACKED = "shared_prefix"  # name of our attention in the registry of transformers
+WORTH_SHARING = 8  # tokens saved: a piece of its own costs about as much
 # what a pass may differ by because of rounding; measured: 1e-6 and 0.05
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.int8: 0.6}
 
@@ -82,34 +85,29 @@ def without_adapter(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+class Piece(NamedTuple):
+    """Tokens that attend to one another and to those `before` them in their rows; of one row, or shared by several."""
+
+    tokens: slice
+    before: tuple[slice, ...]
+    row: int | None
+
+
 @dataclass(frozen=True)
 class Packed:
-    """Rows in one sequence, group by group: the tokens that a group begins with, then the rest of each of its rows.
+    """Rows in one sequence, piece by piece: what rows share stands before what follows it.
 
-    `ids`, `positions` (in the row, from 0) and `targets` (the next token, -100 where nothing is learned) are [tokens];
-    `groups` says how many tokens are shared, and how many follow in each row.
+    `ids`, `positions` (in the row, from 0) and `targets` (the next token, -100 where nothing is learned) are [tokens].
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
-    groups: list[tuple[int, list[int]]]
-
-    def pieces(self) -> Iterator[tuple[slice, slice | None]]:
-        """Tokens that attend to one another, and the shared ones before them; None for shared ones themselves."""
-        start = 0
-        for shared, lengths in self.groups:
-            beginning = slice(start, start + shared)
-            if shared:
-                yield beginning, None
-            start += shared
-            for length in lengths:
-                yield slice(start, start + length), beginning
-                start += length
+    pieces: list[Piece]
 
     def own(self) -> list[slice]:
         """For each row its tokens that it does not share."""
-        return [tokens for tokens, before in self.pieces() if before is not None]
+        return [piece.tokens for piece in sorted((p for p in self.pieces if p.row is not None), key=lambda p: p.row)]
 
 
 def pack(
@@ -122,17 +120,64 @@ def pack(
     """
     next_token = F.pad(labels[:, 1:], (0, 1), value=-100)
     positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-    ends, groups, cuts, first = attention_mask.sum(dim=1).tolist(), [], [], 0
+    ends, pieces, cuts, first, place = attention_mask.sum(dim=1).tolist(), [], [], 0, 0
     for size in sizes or [len(input_ids)]:
-        rows = range(first, first + size)
         shared = shared_prefix(*(x[first : first + size] for x in (input_ids, attention_mask, labels)))
-        groups.append((shared, [ends[row] - shared for row in rows]))
-        cuts += [(first, slice(0, shared)), *((row, slice(shared, ends[row])) for row in rows)]
+        before = (slice(place, place + shared),) if shared else ()
+        pieces += [Piece(tokens, (), None) for tokens in before]
+        cuts += [(first, slice(0, shared))]
+        place += shared
+        for row in range(first, first + size):
+            pieces.append(Piece(slice(place, place + ends[row] - shared), before, row))
+            cuts.append((row, slice(shared, ends[row])))
+            place += ends[row] - shared
         first += size
     ids, positions, targets = (
         torch.cat([values[row, cut] for row, cut in cuts]) for values in (input_ids, positions, next_token)
     )
-    return Packed(ids, positions, targets, groups)
+    return Packed(ids, positions, targets, pieces)
+
+
+def pack_tree(rows: list[list[int]], starts: list[int], device: torch.device | str = "cpu") -> Packed:
+    """Puts rows into one sequence in which what any of them begin with stands once, as the branches of a tree.
+
+    The last token of a row is left out: it predicts nothing, and nothing looks back at it.
+
+    Args:
+        rows: tokens of each row.
+        starts: where its supervised tokens begin, 1 or more.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    pieces: list[Piece] = []
+
+    def add(row: int, first: int, end: int, before: tuple[slice, ...], alone: bool) -> slice:
+        tokens = slice(len(ids), len(ids) + end - first)
+        ids.extend(rows[row][first:end])
+        positions.extend(range(first, end))
+        targets.extend(rows[row][n + 1] if n + 1 >= starts[row] else -100 for n in range(first, end))
+        pieces.append(Piece(tokens, before, row if alone else None))
+        return tokens
+
+    def grow(members: list[int], depth: int, before: tuple[slice, ...]) -> None:
+        if len(members) == 1:
+            add(members[0], depth, len(rows[members[0]]) - 1, before, alone=True)
+            return
+        # the token that predicts a row's first supervised one is the row's own
+        common, limit = depth, min(starts[row] for row in members) - 1
+        while common < limit and len({rows[row][common] for row in members}) == 1:
+            common += 1
+        if (common - depth) * (len(members) - 1) >= WORTH_SHARING:
+            before, depth = (*before, add(members[0], depth, common, before, alone=False)), common
+        branches = defaultdict(list)
+        for row in members:
+            branches[row if starts[row] - 1 == common else (rows[row][common],)].append(row)
+        for branch in branches.values():
+            grow(branch, depth, before)
+
+    grow(list(range(len(rows))), 0, ())
+    return Packed(*(torch.tensor(values, device=device) for values in (ids, positions, targets)), pieces)
 
 
 def shared_prefix(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> int:
@@ -187,10 +232,10 @@ def _attend_by_row(
     queries = query.view(groups, heads // groups, tokens, size)
     keys, values = key[0], value[0]
     attended = []
-    for own, shared in rows.pieces():
-        length, before = own.stop - own.start, shared.stop - shared.start if shared else 0
-        # shared keys stand before those of a row, so that a row attends to one piece
-        k, v = (torch.cat([x[:, shared], x[:, own]], dim=1) if before else x[:, own] for x in (keys, values))
+    for own, shared, _ in rows.pieces:
+        length, before = own.stop - own.start, sum(tokens.stop - tokens.start for tokens in shared)
+        # shared keys stand before those of a row, so that a row attends to one block
+        k, v = (torch.cat([x[:, t] for t in (*shared, own)], dim=1) if before else x[:, own] for x in (keys, values))
         scores = queries[:, :, own].reshape(groups, -1, size) @ k.transpose(1, 2)
         scores = scores.view(groups, -1, length, before + length) * scaling
         scores = scores + _causal_mask(length, before, sliding_window, scores.dtype, scores.device)

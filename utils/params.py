@@ -210,6 +210,11 @@ WATTS_PER_CPU = 10  # per core under load; assumed
 WATTS_PER_GPU = 400  # the limit of an A100 or a little less than that of an H100; assumed
 GRID_KG_PER_KWH = 0.396  # what the paper's 0.53 kWh and 0.21 kg come to
 
+# --- probe_bias.py ---
+PROBE_FILES = tuple(DATASETS_DIR / "bias_probes" / name for name in ("pairs.csv", "questions.jsonl", "sentences.json"))
+PROBE_ANSWER_TOKENS = 32
+OPTION_BATCH_TOKENS = 4_000  # tokens of questions and answers in one pass
+
 # --- merge.py ---
 MERGE_ROWS = 32
 MERGE_MAX_KL = 0.1  # nats a token; see benchmarks/RESULTS.md for what good and wrong merges have

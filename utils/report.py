@@ -122,7 +122,7 @@ def _latex(text: str) -> str:
 
 def with_ends(value: dict | None, form: str = ".3f") -> str:
     """A mean with its interval, where it has one."""
-    if value is None:
+    if value is None or value["mean"] is None:
         return "-"
     ends = "" if value["low"] is None else f" ({value['low']:{form}} to {value['high']:{form}})"
     return f"{value['mean']:{form}}{ends}"

@@ -4,6 +4,8 @@ Missing values are NaN and left out. `clusters` says which rows belong together 
 are resampled together, since rows of a cluster are no independent evidence. None: every row stands for itself.
 """
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,22 +97,50 @@ def _totals(values: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray
 
 def _bootstrap(values: np.ndarray, sampling: Sampling, clusters: np.ndarray | None) -> np.ndarray | None:
     """Means of resampled clusters, [resamples]."""
-    from scipy.stats import bootstrap
-
     sums, counts = _totals(values, clusters)
     if len(sums) < 2:
         return None
     if np.all(values == values[0]):
         return np.full(sampling.resamples, values[0])
+    return _cluster_draws([sums, counts], np.divide, sampling)
+
+
+def _cluster_draws(totals: list[np.ndarray], score: Callable, sampling: Sampling) -> np.ndarray:
+    from scipy.stats import bootstrap
+
     return bootstrap(
-        (sums, counts),
-        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
+        tuple(totals),
+        lambda *drawn, axis: score(*(values.sum(axis) for values in drawn)),
         paired=True,
         n_resamples=sampling.resamples,
         method="percentile",
         rng=sampling.seed,
         batch=1000,
     ).bootstrap_distribution
+
+
+def cluster_interval(totals: list[np.ndarray], score: Callable, sampling: Sampling) -> dict:
+    """A score of sums over all rows, with an interval by resampling clusters.
+
+    Args:
+        totals: several sums of each cluster, each [clusters].
+        score: function of as many sums, which also takes arrays of them.
+
+    Returns:
+        `mean` (the score itself), `low`, `high`; all None where the score is not defined, the ends None for a single
+        cluster. Draws for which it is not defined are left out.
+    """
+    from scipy.stats import DegenerateDataWarning
+
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # all draws alike: that is what the interval then says
+        found = float(score(*(values.sum() for values in totals)))
+        if not np.isfinite(found):
+            return {"mean": None, "low": None, "high": None}
+        draws = _cluster_draws(totals, score, sampling) if len(totals[0]) > 1 else np.array([])
+    draws = draws[np.isfinite(draws)]
+    low, high = sampling.interval(draws) if len(draws) else (None, None)
+    return {"mean": found, "low": low, "high": high}
 
 
 def paired_difference(

@@ -1,0 +1,102 @@
+"""How likely is each of several answers to a model? Nothing is generated, and what answers follow is run once.
+
+For probes of bias, and for judges and guards whose verdict is one of a few words.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from utils import params
+from utils.likelihood import log_likelihoods, packed_log_likelihoods
+from utils.packing import pack_tree, supports
+
+# a text, and what may follow it, each with the space before it; where the text is "" the answers stand alone
+Question = tuple[str, tuple[str, ...]]
+
+
+class Likelihood(NamedTuple):
+    """Of each answer to a question: its log-likelihood in nats, float [options], and its tokens, int [options]."""
+
+    nats: np.ndarray
+    tokens: np.ndarray
+
+
+Row = tuple[list[int], int]  # tokens, and where the answer begins among them
+
+
+def option_likelihoods(
+    model, tokenizer, questions: list[Question], special: bool = True
+) -> Iterator[tuple[int, Likelihood]]:
+    """Numbers of questions, and the likelihoods of their answers.
+
+    Text and answer are encoded together, and the answer begins after as many tokens as the text has alone; an answer
+    without a text follows the begin-of-text token (as in lm-evaluation-harness). NaN where an answer does not fit into
+    the model's context. Questions about one text should stand together: it is run once for a batch of them.
+
+    Args:
+        model: a causal LM, alone or with an adapter, in eval mode.
+        special: the tokenizer adds what it adds to any text; False where the texts hold special tokens already.
+    """
+    encoded = [_encode(tokenizer, question, special) for question in questions]
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+    batch, left = [], params.OPTION_BATCH_TOKENS
+    for number, rows in enumerate(encoded):
+        size = max(len(ids) for ids, _ in rows)
+        if size > longest:
+            yield number, Likelihood(np.full(len(rows), np.nan), _tokens(rows))
+            continue
+        cost = size + int(_tokens(rows).sum())
+        if batch and cost > left:
+            yield from _run(model, encoded, batch)
+            batch, left = [], params.OPTION_BATCH_TOKENS
+        batch.append(number)
+        left -= cost
+    if batch:
+        yield from _run(model, encoded, batch)
+
+
+def as_turn(question: Question, tokenizer) -> Question:
+    """The question as a user's turn, the answers as what an assistant says."""
+    turn = [{"role": "user", "content": question[0]}]
+    context = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return context, tuple(option.lstrip() for option in question[1])
+
+
+def _encode(tokenizer, question: Question, special: bool) -> list[Row]:
+    context, options = question
+    if not context:
+        begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        return [([begin, *tokenizer(text, add_special_tokens=False)["input_ids"]], 1) for text in options]
+    start = len(tokenizer(context, add_special_tokens=special)["input_ids"])
+    whole = [context + option for option in options]
+    return [(ids, start) for ids in tokenizer(whole, add_special_tokens=special)["input_ids"]]
+
+
+def _tokens(rows: list[Row]) -> np.ndarray:
+    return np.array([len(ids) - start for ids, start in rows])
+
+
+def _run(model, encoded: list[list[Row]], numbers: list[int]) -> Iterator[tuple[int, Likelihood]]:
+    rows = [row for number in numbers for row in encoded[number]]
+    if supports(model) is None:
+        nats = packed_log_likelihoods(model, pack_tree(*map(list, zip(*rows, strict=True)), device=model.device))
+    else:
+        nats = log_likelihoods(model, _padded(rows, model.device))
+    found = iter(nats.tolist())
+    for number in numbers:
+        yield number, Likelihood(np.array([next(found) for _ in encoded[number]]), _tokens(encoded[number]))
+
+
+def _padded(rows: list[Row], device: torch.device) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask and labels, each [rows, tokens]: the answer is supervised."""
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids, _ in rows], batch_first=True)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for n, (tokens, start) in enumerate(rows):
+        mask[n, : len(tokens)] = 1
+        labels[n, start : len(tokens)] = ids[n, start : len(tokens)]
+    return {
+        name: values.to(device) for name, values in (("input_ids", ids), ("attention_mask", mask), ("labels", labels))
+    }
