@@ -100,7 +100,7 @@ def test_all_positions_are_learned_where_the_prompt_is_too(tiny_model):
     model = with_lora(load_base(resolve(str(tiny_model)), "none", {"compute_dtype": "float32"}, training=True))
     batch = a_batch()
     batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    assert [piece.row for piece in pack(**batch).pieces] == [0, 1, 2, 3]
+    assert [piece.rows for piece in pack(**batch).pieces] == [(0,), (1,), (2,), (3,)]
     assert completion_loss(model, batch).item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
@@ -109,14 +109,14 @@ def test_packing_runs_the_shared_tokens_once():
     assert shared_prefix(batch["input_ids"], batch["attention_mask"], batch["labels"]) == 5
     packed = pack(**batch)
     shared, *rows = packed.pieces
-    assert shared == (slice(0, 5), (), None) and all(piece.before == (slice(0, 5),) for piece in rows)
+    assert shared == (slice(0, 5), (), (0, 1, 2, 3)) and all(piece.before == (slice(0, 5),) for piece in rows)
     assert [piece.tokens.stop - piece.tokens.start for piece in rows] == [15, 8, 12, 4]
-    assert [piece.row for piece in rows] == [0, 1, 2, 3] and len(packed.ids) == 5 + 15 + 8 + 12 + 4
+    assert [piece.rows for piece in rows] == [(0,), (1,), (2,), (3,)] and len(packed.ids) == 5 + 15 + 8 + 12 + 4
     assert packed.positions[:20].tolist() == list(range(20)) and packed.positions[20].item() == 5
     learned = packed.targets[packed.targets != -100].tolist()
     assert learned == batch["labels"][batch["labels"] != -100].tolist()
     one = {name: value[:1] for name, value in batch.items()}
-    assert pack(**one).pieces == [(slice(0, 20), (), 0)]
+    assert pack(**one).pieces == [(slice(0, 20), (), (0,))]
 
 
 def test_a_tree_runs_what_any_rows_share_once_and_keeps_their_order():
@@ -124,19 +124,35 @@ def test_a_tree_runs_what_any_rows_share_once_and_keeps_their_order():
     text, further = list(range(10, 20)), list(range(30, 42))
     rows = [[*text, 1], [*text, *further, 3, 4], [*text, 2, 5], [*text, *further, 6]]
     packed = pack_tree(rows, [10, 22, 10, 22])
-    beginnings = [piece for piece in packed.pieces if piece.row is None]
+    beginnings = [piece for piece in packed.pieces if len(piece.rows) > 1]
     assert [piece.tokens.stop - piece.tokens.start for piece in beginnings] == [9, 12]
+    assert [piece.rows for piece in beginnings] == [(0, 1, 2, 3), (1, 3)]
     assert beginnings[1].before == (beginnings[0].tokens,)
-    for row, own in zip(rows, packed.own(), strict=True):
-        piece = next(piece for piece in packed.pieces if piece.tokens == own)
-        seen = [packed.ids[tokens].tolist() for tokens in (*piece.before, own)]
-        assert sum(seen, []) == row[:-1]  # nothing follows the last token
-        positions = [packed.positions[tokens].tolist() for tokens in (*piece.before, own)]
-        assert sum(positions, []) == list(range(len(row) - 1))
-    learned = [packed.targets[own][packed.targets[own] != -100].tolist() for own in packed.own()]
-    assert learned == [[1], [3, 4], [2, 5], [6]]
-    alone = pack_tree([[1, 2, 3], [7, 8, 9]], [2, 2])  # too little to share
-    assert [piece.row for piece in alone.pieces] == [0, 1] and alone.targets.tolist() == [-100, 3, -100, 9]
+    assert_rows_of(packed, rows, [10, 22, 10, 22])
+    assert len(pack_tree([[1, 2, 3], [7, 8, 9]], [2, 2]).pieces) == 2  # nothing in common
+    assert len(pack_tree([[1, 2, 3], [1, 2, 9]], [2, 2]).pieces) == 2  # too little to be worth a piece
+
+
+def test_a_tree_shares_what_is_learned_too():
+    """Sentences that differ in their last word but one, and one that stands there twice."""
+    said = list(range(10, 30))
+    rows = [[1, *said, 3, 7], [1, *said, 4, 7], [1, *said, 3, 7]]
+    packed = pack_tree(rows, [1, 1, 1])
+    assert len(packed.ids) == 20 + 3 * 2  # two tokens of the double one are not worth a piece
+    assert_rows_of(packed, rows, [1, 1, 1])
+
+
+def assert_rows_of(packed, rows: list[list[int]], starts: list[int]) -> None:
+    """The pieces of each row are the row, and its targets what it learns."""
+    for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        mine = [piece for piece in packed.pieces if number in piece.rows]
+        assert [piece.before for piece in mine] == [tuple(p.tokens for p in mine[:n]) for n in range(len(mine))]
+        ids, positions, targets = (
+            sum((values[piece.tokens].tolist() for piece in mine), [])
+            for values in (packed.ids, packed.positions, packed.targets)
+        )
+        assert ids == row[:-1] and positions == list(range(len(row) - 1))  # nothing follows the last token
+        assert targets == [-100] * (start - 1) + row[start:]
 
 
 def test_logits_are_never_all_in_memory(tiny_model, monkeypatch):

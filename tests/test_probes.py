@@ -312,6 +312,41 @@ def test_generation_counts_what_cannot_be_read(script, tiny_model, tmp_path):
     assert frame.loc[frame["choice"].isna(), "correct"].isna().all()
 
 
+@pytest.mark.slow
+def test_pairs_are_judged_as_lm_evaluation_harness_judges_them(tmp_path, monkeypatch, script):
+    """The same model and rows through its own task: every log-likelihood, and both figures."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    flags = ["--base_model", "smollm2", "--compute_dtype", "float32", "--input", PAIRS, "--output", tmp_path]
+    assert script(SCRIPT, *flags).returncode == 0
+    ours = [json.loads(cell) for cell in pd.read_csv(tmp_path / "pairs_smollm2.probe.csv")["nats"]]
+    figures = json.loads((tmp_path / "pairs_smollm2.probe.json").read_text())["figures"]["all"]
+
+    own = Path(lm_eval.__file__).parent / "tasks" / "crows_pairs" / "crows_pairs_english.yaml"
+    (tmp_path / "task.yaml").write_text(
+        f"include: {own}\ntask: local_pairs\ndataset_path: csv\ndataset_name: null\n"
+        f"dataset_kwargs: {{data_files: {{test: {PAIRS}}}}}\n"
+    )
+    ref = resolve("smollm2")
+    model = load_base(ref, "none", {"compute_dtype": "float32"}).eval()
+    found = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=load_tokenizer(ref, "right"), batch_size=8),
+        tasks=["local_pairs"],
+        task_manager=TaskManager(include_path=str(tmp_path)),
+        log_samples=True,
+        bootstrap_iters=0,
+    )
+    samples = sorted(found["samples"]["local_pairs"], key=lambda sample: sample["doc_id"])
+    theirs = [[answer[0] for answer in sample["filtered_resps"]] for sample in samples]
+    assert np.abs(np.array(ours) - np.array(theirs)).max() < 1e-4
+    results = found["results"]["local_pairs"]
+    assert figures["stereotyped"]["mean"] == pytest.approx(results["pct_stereotype,none"], abs=1e-4)
+    assert figures["difference"]["mean"] == pytest.approx(results["likelihood_diff,none"], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

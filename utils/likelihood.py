@@ -61,16 +61,14 @@ def log_likelihoods(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 def packed_log_likelihoods(model, packed: Packed) -> torch.Tensor:
     """The same of rows that are one sequence already, by a model that `supports` takes."""
     hidden, output = _run(model, packed)
-    own = packed.own()
-    # which row a token belongs to; the shared tokens are supervised in none
-    of_row = torch.zeros(len(packed.ids), dtype=torch.long, device=hidden.device)
-    for row, tokens in enumerate(own):
-        of_row[tokens] = row
+    of_token = torch.zeros(len(packed.ids), device=hidden.device)
     places = (packed.targets != -100).nonzero()[:, 0]
-    total = torch.zeros(len(own), device=hidden.device)
     for some in places.split(OUTPUT_ROWS):
         scores = torch.log_softmax(output(hidden[some].to(output.weight.dtype)), dim=1, dtype=torch.float32)
-        total.index_add_(0, of_row[some], scores.gather(1, packed.targets[some, None])[:, 0])
+        of_token[some] = scores.gather(1, packed.targets[some, None])[:, 0]
+    total = torch.zeros(1 + max(row for piece in packed.pieces for row in piece.rows), device=hidden.device)
+    for piece in packed.pieces:
+        total[list(piece.rows)] += of_token[piece.tokens].sum()
     return total
 
 

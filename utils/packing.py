@@ -86,11 +86,11 @@ def without_adapter(model):
 
 
 class Piece(NamedTuple):
-    """Tokens that attend to one another and to those `before` them in their rows; of one row, or shared by several."""
+    """Tokens that attend to one another and to those `before` them; of one row, or shared by several."""
 
     tokens: slice
     before: tuple[slice, ...]
-    row: int | None
+    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Packed:
 
     def own(self) -> list[slice]:
         """For each row its tokens that it does not share."""
-        return [piece.tokens for piece in sorted((p for p in self.pieces if p.row is not None), key=lambda p: p.row)]
+        return [piece.tokens for piece in sorted(self.pieces, key=lambda p: p.rows) if len(piece.rows) == 1]
 
 
 def pack(
@@ -124,11 +124,11 @@ def pack(
     for size in sizes or [len(input_ids)]:
         shared = shared_prefix(*(x[first : first + size] for x in (input_ids, attention_mask, labels)))
         before = (slice(place, place + shared),) if shared else ()
-        pieces += [Piece(tokens, (), None) for tokens in before]
+        pieces += [Piece(tokens, (), tuple(range(first, first + size))) for tokens in before]
         cuts += [(first, slice(0, shared))]
         place += shared
         for row in range(first, first + size):
-            pieces.append(Piece(slice(place, place + ends[row] - shared), before, row))
+            pieces.append(Piece(slice(place, place + ends[row] - shared), before, (row,)))
             cuts.append((row, slice(shared, ends[row])))
             place += ends[row] - shared
         first += size
@@ -141,7 +141,8 @@ def pack(
 def pack_tree(rows: list[list[int]], starts: list[int], device: torch.device | str = "cpu") -> Packed:
     """Puts rows into one sequence in which what any of them begin with stands once, as the branches of a tree.
 
-    The last token of a row is left out: it predicts nothing, and nothing looks back at it.
+    Supervised tokens are shared as well: what they add to the loss is that of each of the rows. The last token of a
+    row is left out: it predicts nothing, and nothing looks back at it.
 
     Args:
         rows: tokens of each row.
@@ -152,27 +153,25 @@ def pack_tree(rows: list[list[int]], starts: list[int], device: torch.device | s
     targets: list[int] = []
     pieces: list[Piece] = []
 
-    def add(row: int, first: int, end: int, before: tuple[slice, ...], alone: bool) -> slice:
-        tokens = slice(len(ids), len(ids) + end - first)
-        ids.extend(rows[row][first:end])
-        positions.extend(range(first, end))
-        targets.extend(rows[row][n + 1] if n + 1 >= starts[row] else -100 for n in range(first, end))
-        pieces.append(Piece(tokens, before, row if alone else None))
-        return tokens
+    def target(row: int, place: int) -> int:
+        return rows[row][place + 1] if place + 1 >= starts[row] else -100
 
     def grow(members: list[int], depth: int, before: tuple[slice, ...]) -> None:
-        if len(members) == 1:
-            add(members[0], depth, len(rows[members[0]]) - 1, before, alone=True)
-            return
-        # the token that predicts a row's first supervised one is the row's own
-        common, limit = depth, min(starts[row] for row in members) - 1
-        while common < limit and len({rows[row][common] for row in members}) == 1:
+        """Adds the tokens of some rows from place `depth` on."""
+        first, common, ends = members[0], depth, [len(rows[row]) - 1 for row in members]
+        while common < min(ends) and len({(rows[row][common], target(row, common)) for row in members}) == 1:
             common += 1
-        if (common - depth) * (len(members) - 1) >= WORTH_SHARING:
-            before, depth = (*before, add(members[0], depth, common, before, alone=False)), common
+        if len(members) == 1 or (common - depth) * (len(members) - 1) >= WORTH_SHARING:
+            tokens = slice(len(ids), len(ids) + common - depth)
+            ids.extend(rows[first][depth:common])
+            positions.extend(range(depth, common))
+            targets.extend(target(first, place) for place in range(depth, common))
+            pieces.append(Piece(tokens, before, tuple(members)))
+            before, depth = (*before, tokens), common
         branches = defaultdict(list)
-        for row in members:
-            branches[row if starts[row] - 1 == common else (rows[row][common],)].append(row)
+        for row, end in zip(members, ends, strict=True):
+            if depth < end:
+                branches[(rows[row][common], target(row, common)) if common < end else (row,)].append(row)
         for branch in branches.values():
             grow(branch, depth, before)
 
