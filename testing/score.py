@@ -23,6 +23,7 @@ Next: python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.cs
 
 import logging
 import sys
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -86,6 +87,12 @@ def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame
     return with_ids(make_room(frame, measures), columns[0])
 
 
+def ask_rows(frame: pd.DataFrame, name: str, module, config: ScoreConfig, path: Path) -> pd.DataFrame:
+    """Columns of a scorer that asks somebody, and why rows have none. What was answered before a kill is kept."""
+    found = module.ask(frame, config, path.with_suffix(f".{name}.answers.jsonl"))
+    return found.rename(columns={"missing": f"{name}_missing"})
+
+
 def score_rows(frame: pd.DataFrame, name: str, module, config: ScoreConfig, progress: Progress) -> pd.DataFrame:
     """One scorer's columns, params.SCORE_CHUNK rows at a time; what an earlier run finished is taken from there."""
     parts = []
@@ -116,11 +123,15 @@ def begin(path: Path, scorers: dict, config: ScoreConfig) -> Progress:
 def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfig) -> None:
     """Scores one file, writes what stands beside it, and prints the summary."""
     record, progress = start_record(config, [path]), begin(path, scorers, config)
-    scores, anchors = pd.DataFrame(index=frame.index), {}
+    scores, anchors, missing = pd.DataFrame(index=frame.index), {}, {}
     for name, module in scorers.items():
         logger.info("%s on %d rows of %s", name, len(frame), path)
         known = pd.concat([frame, scores], axis=1)  # joint reads what others found
-        values = score_rows(known, name, module, config, progress)
+        if hasattr(module, "ask"):
+            values = ask_rows(known, name, module, config, path)
+            missing[name] = Counter(values[f"{name}_missing"][values[f"{name}_missing"] != ""])
+        else:
+            values = score_rows(known, name, module, config, progress)
         scores = pd.concat([scores, values], axis=1)
         extra = module.anchors(frame, values, config) if hasattr(module, "anchors") else {}
         anchors |= {f"{name}_{key}": value for key, value in extra.items()}
@@ -129,7 +140,7 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
     summary = summarise(scores, scorers, config.seed)
 
     stem = path.with_suffix("")
-    write_json(Path(f"{stem}.summary.json"), {"measures": summary, "anchors": anchors})
+    write_json(Path(f"{stem}.summary.json"), {"measures": summary, "anchors": anchors, "missing": missing})
     finish_record(record, Path(f"{stem}.scores.csv"), counts={"rows": len(frame)})
     write_table(pd.concat([frame, scores], axis=1), Path(f"{stem}.scores.csv"))
     progress.finish()
@@ -148,6 +159,10 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
     print(markdown_table(["measure", "mean", "95 % interval", "rows", "meaning"], rows))
     if anchors:
         print("anchors: " + ", ".join(f"{name} {value:.3f}" for name, value in anchors.items()))
+    for name, reasons in missing.items():
+        if reasons:
+            said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(params.REASONS_SHOWN))
+            print(f"{name} is missing for {reasons.total()} rows: {said}")
 
 
 def score_text(config: ScoreConfig, scorers: dict) -> None:

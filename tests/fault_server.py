@@ -11,12 +11,17 @@ It knows chat completions, files and batches. What a text gets for an answer sta
     [filter400] an error of status 400 [cut] finish_reason length     [plain] the rewriting, as plain text
     [toolong] an error of status 400   anything else: a good annotation
 
+Where log-probabilities are wanted the answer is a grade, that of [grade 3], else 1; moderation scores are those of
+[harassment 0.8]. A judge's lists say that half of everything holds.
+
 What goes wrong on the way is set by `Faults`. Every request is kept in `log`, in the order in which it came.
 """
 
 import argparse
 import asyncio
 import json
+import math
+import random
 import re
 import threading
 import time
@@ -43,6 +48,8 @@ class Faults:
     slow_body: float = 0.0  # seconds between the two halves of a body
     ignore_schema: bool = False  # free text whatever was asked for
     obey: int = 0  # so many different injected texts are obeyed
+    spread: float = 0.0  # standard deviation of what is added to a grade, by text and question
+    no_logprobs: bool = False  # log-probabilities are left out, though asked for
     rejects: list = field(default_factory=list)  # parameters that are answered with 400
     batch_end: str = "completed"  # how batches end: completed, expired, cancelled, failed
     batch_answers: float = 1.0  # share of a batch that is answered before it ends so
@@ -58,6 +65,8 @@ def annotation(text: str, **changes) -> dict:
 def good_object(text: str, schema: dict) -> dict:
     """A good annotation of `text`, with the fields that the schema asks for."""
     known = annotation(text) | {"analysis": "One word is unfair."}
+    listed = [{"statement": "It rains.", "holds": True}, {"statement": "It snows.", "holds": False}]
+    known |= dict.fromkeys(("source_facts", "text_claims", "text_statements"), listed)
     if "[neutral]" in text:
         known |= annotation(text, bias="No", toxicity="No", biased_words=[], debiased_text="changed!")
         known["debiased_text"] = text if "bias" not in schema["properties"] else "changed!"
@@ -129,7 +138,7 @@ class FaultServer:
             return reply(200, counted | {"log": self.log})
         if path == "/v1/files" or path.startswith(("/v1/files/", "/v1/batches")):
             return self.batch_api(method, path, headers, body)
-        if path != "/v1/chat/completions":
+        if path not in ("/v1/chat/completions", "/v1/moderations"):
             return reply(404, {"error": {"message": f"no route {path}", "code": None}})
         self.count += 1
         if self.count == self.awaited:
@@ -137,7 +146,8 @@ class FaultServer:
         number, faults = self.count, self.faults
         self.first = self.first or time.monotonic()
         request = json.loads(body)
-        text = request["messages"][1]["content"].split("\n", 1)[-1].rsplit("\n", 1)[0]
+        moderated = path == "/v1/moderations"
+        text = request["input"] if moderated else asked_text(request)
         entry = {"text": text, "auth": headers.get("authorization"), "status": 200}
         if faults.keep_log:
             if faults.keep_requests:
@@ -156,7 +166,7 @@ class FaultServer:
             if kind in ("reset", "half"):
                 return kind
             return reply(int(kind), {"error": {"message": "the server is tired", "code": None}})
-        status, body = self.chat(request, text)
+        status, body = (200, moderation(request, text)) if moderated else self.chat(request, text)
         entry["status"], self.last = status, time.monotonic()
         return reply(status, body)
 
@@ -198,6 +208,8 @@ class FaultServer:
             return 400, {"error": {"message": "The prompt was filtered", "code": "content_filter"}}
         if "[toolong]" in text:
             return 400, {"error": {"message": "maximum context length exceeded", "code": "context_length_exceeded"}}
+        if request.get("logprobs"):
+            return 200, self.grade(request, text)
         schema = request.get("response_format", {}).get("json_schema", {}).get("schema")
         schema = schema or {"properties": annotation("")}
         good = good_object(text, schema)
@@ -226,14 +238,27 @@ class FaultServer:
             finish, message["content"] = "content_filter", ""
         elif "[cut]" in text:
             finish, message["content"] = "length", '{"bias": "Ye'
-        return 200, {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": request["model"],
-            "choices": [{"index": 0, "finish_reason": finish, "message": message}],
-            "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
-        }
+        body = completion(request, message["content"])
+        body["choices"][0] |= {"finish_reason": finish, "message": message}
+        return 200, body
+
+    def grade(self, request: dict, text: str) -> dict:
+        """A grade with the log-probabilities of it and of its neighbours, so that their mean is the grade meant."""
+        meant = float(found[1]) if (found := re.search(r"\[grade ([\d.]+)\]", text)) else 1.0
+        if self.faults.spread:
+            seed = json.dumps([request["messages"][0]["content"].split("\n")[0], text])
+            meant += random.Random(seed).gauss(0, self.faults.spread)
+        meant = min(4.0, max(0.0, meant))
+        low = int(meant)
+        shares = {str(low): 1 - (meant - low), str(low + 1): meant - low}
+        digit = max(shares, key=shares.get)
+        said = "I would rather not grade this." if self.faults.ignore_schema or "[mumble]" in text else digit
+        top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in shares.items() if p > 0]
+        content = [{"token": digit, "logprob": math.log(shares[digit]), "bytes": None, "top_logprobs": top}]
+        body = completion(request, said)
+        if said == digit and not self.faults.no_logprobs:
+            body["choices"][0]["logprobs"] = {"content": content}
+        return body
 
     # --- files and batches ---
     def batch_api(self, method: str, path: str, headers: dict, body: bytes) -> tuple:
@@ -287,14 +312,15 @@ class FaultServer:
         lines = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
         answered, left = [], []
         for position, line in enumerate(lines):
-            text = line["body"]["messages"][1]["content"].split("\n", 1)[-1].rsplit("\n", 1)[0]
+            moderated = line["url"] == "/v1/moderations"
+            text = line["body"]["input"] if moderated else asked_text(line["body"])
             if position >= faults.batch_answers * len(lines):
                 error = {"code": f"batch_{faults.batch_end}", "message": "This request was not executed in time."}
                 left.append({"id": "r", "custom_id": line["custom_id"], "response": None, "error": error})
                 continue
             self.count += 1
             self.log.append({"text": text, "request": line["body"], "batch": batch["id"]})
-            status, body = self.chat(line["body"], text)
+            status, body = (200, moderation(line["body"], text)) if moderated else self.chat(line["body"], text)
             response = {"status_code": status, "request_id": "q", "body": body}
             (answered if status == 200 else left).append(
                 {"id": "r", "custom_id": line["custom_id"], "response": response, "error": None}
@@ -304,6 +330,33 @@ class FaultServer:
                 batch[kind] = f"file-{len(self.files) + 1}"
                 self.files[batch[kind]] = "".join(json.dumps(row) + "\n" for row in reversed(rows)).encode()
         batch["request_counts"] = {"total": len(lines), "completed": len(answered), "failed": len(left)}
+
+
+def completion(request: dict, content: str | None) -> dict:
+    message = {"role": "assistant", "content": content, "refusal": None}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": request["model"],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
+    }
+
+
+def asked_text(request: dict) -> str:
+    """What stands between the first and the last line of the last turn: these hold the marker."""
+    return request["messages"][1]["content"].split("\n", 1)[-1].rsplit("\n", 1)[0]
+
+
+def moderation(request: dict, text: str) -> dict:
+    scores = dict.fromkeys(("harassment", "hate", "violence/graphic"), 0.01)
+    scores |= {name: float(score) for name, score in re.findall(r"\[([a-z/-]+) ([\d.]+)\]", text)}
+    if "[nan]" in text:
+        scores["hate"] = float("nan")
+    verdicts = {name: score > 0.3 for name, score in scores.items()}
+    result = {"flagged": any(verdicts.values()), "categories": verdicts, "category_scores": scores}
+    return {"id": "m", "model": request["model"], "results": [result]}
 
 
 def public(batch: dict) -> dict:

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -14,10 +13,11 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from utils import params
-from utils.answers import Answers, Request
+from utils.answers import Answer, Answers, Request
+from utils.asking import ask_until_read, read_or_ask
 from utils.configs import AnnotateConfig
 from utils.injection import choose, plant, signs
-from utils.prompts import ANNOTATE_PROMPTS, annotate_messages, ask_again, parse_answer
+from utils.prompts import ANNOTATE_PROMPTS, annotate_messages, parse_answer
 
 SCALES = {  # label -> its values, the mildest first
     "bias": params.BIAS_LABELS,
@@ -27,18 +27,10 @@ SCALES = {  # label -> its values, the mildest first
 }
 USABLE = ("ok", "neutral")
 FAILED = ("refused", "filtered", "truncated", "unparsable", "api_error")
-RAW_CHARS = 2_000  # of an answer that could not be used; the whole of it is in the answers file
-
 LABEL_CHARS = 200  # of the JSON around a rewriting
 
 # keeps the answers to requests; returns what went wrong, by key
 AskAll = Callable[[Iterator[Request]], dict[str, str]]
-
-_REFUSAL = re.compile(
-    r"(?:as an ai\b.{0,60}?)?(?:(?:i'm|i am) (?:really |very |so )?(?:sorry|unable|not able)|sorry,|i apologi[sz]e|"
-    r"unfortunately,? i|i (?:can't|cannot|can not|won't|will not|must decline) )",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 @dataclass(frozen=True)
@@ -94,25 +86,15 @@ def annotate(text: str, annotator: Annotator, answers: Answers, sample: int = 0)
     if not text.strip():
         return {"status": "empty", "raw": "", "annotator": annotator.model, "tries": 0}
     request = annotator.first_request(text, sample)
-    for tries in range(1, annotator.retries + 2):
-        answer = answers.get(request.key)
-        if answer is None:
-            return request
-        row = {"raw": answer.text[:RAW_CHARS], "annotator": answer.by, "tries": tries}
-        if answer.end in ("refused", "filtered"):
-            return row | {"status": answer.end}
-        try:
-            found = parse_answer(answer.text, annotator.schema, text).model_dump()
-        except ValueError as error:
-            if _REFUSAL.match(answer.text.strip().replace("\u2019", "'")):
-                return row | {"status": "refused"}
-            if answer.end == "length":  # it would be cut again
-                return row | {"status": "truncated"}
-            messages = ask_again(request.messages, answer.text[:RAW_CHARS], str(error)[:300])
-            request = replace(request, messages=messages)
-            continue
-        return row | {"raw": ""} | _checked(found, text)
-    return row | {"status": "unparsable"}
+
+    def read(answer: Answer) -> dict[str, Any]:
+        return parse_answer(answer.text, annotator.schema, text).model_dump()
+
+    found = read_or_ask(request, answers, read, annotator.retries)
+    if isinstance(found, Request):
+        return found
+    row = {"raw": found.raw, "annotator": found.by, "tries": found.tries}
+    return row | (_checked(found.value, text) if found.status == "ok" else {"status": found.status})
 
 
 def _checked(found: dict[str, Any], text: str) -> dict[str, Any]:
@@ -191,14 +173,11 @@ def ask_all(
     Returns:
         What went wrong, by key.
     """
-    errors: dict[str, str] = {}
-    for _ in range(annotator.retries + 1):
-        before = len(answers)
-        steps = (annotate(text, annotator, answers, sample) for text in texts() for sample in range(samples))
-        errors |= ask(step for step in steps if isinstance(step, Request) and step.key not in errors)
-        if len(answers) == before:
-            break
-    return errors
+
+    def steps() -> Iterator[dict[str, Any] | Request]:
+        return (annotate(text, annotator, answers, sample) for text in texts() for sample in range(samples))
+
+    return ask_until_read(steps, answers, ask, annotator.retries + 1)
 
 
 class Left(NamedTuple):

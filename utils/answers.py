@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 from utils.helpers import UserError
 
+TOP_LOGPROBS = 20  # the most that servers give
 IN_PROCESS = "in process"  # the server of answers that cost nothing
 MARKER = "[marker]"  # stands for the unpredictable marker of a run wherever something is kept
+CHAT, MODERATIONS = "/chat/completions", "/moderations"  # what a server answers, by its address
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,15 @@ class Request:
     max_tokens: int = 1024
     seed: int = 0
     marker: str = ""  # random string in the messages that differs from run to run
+    path: str = CHAT  # MODERATIONS judges the text of the last message
+    # the answer is one of these words, and is wanted with their probabilities, where the engine knows them
+    labels: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> str:
         """32 hex digits: a hash of everything that shapes the answer, and of nothing else."""
         shaping = [self.model, self.messages, self.schema, self.temperature, self.max_tokens, self.seed]
+        shaping += [self.path] * (self.path != CHAT) + [self.labels] * bool(self.labels)
         text = json.dumps(shaping, sort_keys=True)
         if self.marker:
             text = text.replace(self.marker, MARKER)
@@ -48,7 +54,9 @@ class Request:
         return sum(len(message["content"].encode("utf-8", "replace")) for message in self.messages)
 
     def body(self) -> dict[str, Any]:
-        """The request as the chat completions API takes it."""
+        """The request as the API takes it."""
+        if self.path == MODERATIONS:
+            return {"model": self.model, "input": self.messages[-1]["content"]}
         body = {
             "model": self.model,
             "messages": self.messages,
@@ -59,6 +67,8 @@ class Request:
         if self.schema:
             named = {"name": "answer", "strict": True, "schema": self.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
+        if self.labels:
+            body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         return body
 
 
@@ -67,7 +77,8 @@ class Answer(NamedTuple):
 
     `end`: stop, length (cut at max_tokens), refused (by the model), filtered (by the provider). `by`: the model as
     asked for; `server`: where it ran. `batch`: through the Batch API, at half the price. `model`: what the
-    server calls it, often with a date; `at`: when it was kept (UTC).
+    server calls it, often with a date; `at`: when it was kept (UTC). `likely`: at each place of the answer the
+    likeliest tokens with their log-probabilities, where they were asked for and told.
     """
 
     text: str
@@ -79,6 +90,7 @@ class Answer(NamedTuple):
     batch: bool = False
     model: str = ""
     at: str = ""
+    likely: list[dict[str, float]] | None = None
 
 
 class Answers:
@@ -163,7 +175,8 @@ class Answers:
         if not self._begun:
             self._append({"settings": self.settings})
             self._begun = True
-        self._places[_short(key)] = self._append({"key": key, **answer._asdict()})
+        kept = {name: value for name, value in answer._asdict().items() if value is not None}
+        self._places[_short(key)] = self._append({"key": key, **kept})
         self._count(answer)
 
     def _descriptor(self) -> int:

@@ -1,5 +1,6 @@
 """What utils/endpoint.py and utils/batch.py share: the client, what servers differ in, and how their answers read."""
 
+import json
 import logging
 import os
 from typing import Any
@@ -9,14 +10,15 @@ import openai
 from dotenv import load_dotenv
 
 from utils import params
-from utils.answers import Answer
+from utils.answers import MODERATIONS, Answer
 from utils.configs import ServerConfig
 from utils.helpers import UserError
 
 logger = logging.getLogger(__name__)
 
 # what a server may not know, and what it is sent in its place
-ADJUSTABLE = {"max_tokens": "max_completion_tokens", "temperature": None, "seed": None, "response_format": None}
+ADJUSTABLE = {"max_tokens": "max_completion_tokens", "temperature": None, "seed": None, "response_format": None,
+              "top_logprobs": None, "logprobs": None}  # fmt: skip
 
 
 def make_client(config: ServerConfig, kind: type = openai.AsyncOpenAI) -> openai.AsyncOpenAI | openai.OpenAI:
@@ -79,7 +81,28 @@ def adjust(body: dict[str, Any], dropped: set[str]) -> dict[str, Any]:
         value = body.pop(name)
         if ADJUSTABLE[name]:
             body[ADJUSTABLE[name]] = value
+    if "logprobs" not in body:
+        body.pop("top_logprobs", None)  # means nothing without
     return body
+
+
+def read_answer(path: str, data: Any, by: str, server: str, prompt_bytes: int, batch: bool = False) -> Answer:
+    """The answer in the body of a reply: see `read_completion` and `read_moderation`."""
+    read = read_moderation if path == MODERATIONS else read_completion
+    return read(data, by, server, prompt_bytes, batch)
+
+
+def read_moderation(data: Any, by: str, server: str, prompt_bytes: int, batch: bool = False) -> Answer:
+    """The scores of all categories, as a JSON object.
+
+    Raises:
+        ValueError: the body is no moderation.
+    """
+    try:
+        scores = dict(data["results"][0]["category_scores"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"the server sent something else than a moderation: {str(data)[:200]}") from error
+    return Answer(json.dumps(scores), "stop", 0, 0, by, server, batch, str(data.get("model") or ""))
 
 
 def read_completion(data: Any, by: str, server: str, prompt_bytes: int, batch: bool = False) -> Answer:
@@ -105,4 +128,14 @@ def read_completion(data: Any, by: str, server: str, prompt_bytes: int, batch: b
         end, text = "refused", str(refusal)
     bounds = [prompt_bytes, len(text.encode("utf-8", "replace"))]
     tokens_in, tokens_out = (n if type(n) is int and n >= 0 else most for n, most in zip(tokens, bounds, strict=True))
-    return Answer(text, end, tokens_in, tokens_out, by, server, batch, str(data.get("model") or ""))
+    model = str(data.get("model") or "")
+    return Answer(text, end, tokens_in, tokens_out, by, server, batch, model, likely=_likely(choice))
+
+
+def _likely(choice: dict) -> list[dict[str, float]] | None:
+    """The likeliest tokens at each place of an answer; None where the server tells none, or in another form."""
+    try:
+        places = choice["logprobs"]["content"]
+        return [{each["token"]: float(each["logprob"]) for each in place["top_logprobs"]} for place in places] or None
+    except (KeyError, TypeError, ValueError):
+        return None

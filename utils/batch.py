@@ -17,14 +17,15 @@ import openai
 from openai.types import Batch
 
 from utils import params
-from utils.answers import Answer, Answers, Request
-from utils.api import adjust, make_client, plain, read_completion, redact, server_of, unsupported
+from utils.answers import CHAT, Answer, Answers, Request
+from utils.api import adjust, make_client, plain, read_answer, redact, server_of, unsupported
 from utils.configs import ServerConfig
 from utils.helpers import UserError
 from utils.pricing import Budget
 
 logger = logging.getLogger(__name__)
 
+API = "/v1"  # before the addresses in a batch file
 ENDED = ("completed", "expired", "cancelled", "failed")
 
 
@@ -165,19 +166,21 @@ class _Batches:
             return request | {"body": adjust(request["body"], self.dropped)}
         self.marker, self.asked_as = request.marker, request.model
         body = adjust(request.body() | {"model": self.config.model}, self.dropped)
-        return {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        return {"custom_id": request.key, "method": "POST", "url": API + request.path, "body": body}
 
     def submit(self, path: Path) -> None:
         content = path.read_bytes()
         # two batches of the same content are two batches: the name of the file is part of the hash
         shard = hashlib.sha256(path.name.encode() + content).hexdigest()[:32]
+        url = json.loads(content.partition(b"\n")[0])["url"]
         event = {"shard": shard, "requests": content.count(b"\n"), "marker": self.marker, "model": self.asked_as}
+        event["url"] = url
         self._note(event="announced", **event)
         uploaded = self.client.files.create(file=(f"{shard}.jsonl", content), purpose="batch")
         # tried once: after a reset nobody knows whether it was created, but the next run finds out
         batch = self.client.with_options(max_retries=0).batches.create(
             input_file_id=uploaded.id,
-            endpoint="/v1/chat/completions",
+            endpoint=url,
             completion_window="24h",
             metadata={"shard": shard},
         )
@@ -227,7 +230,8 @@ class _Batches:
             return True
         body = response.get("body") or {}
         if response.get("status_code") == 200:
-            answer = read_completion(body, event["model"], self.server, 0, batch=True)
+            path = event.get("url", API + CHAT).removeprefix(API)
+            answer = read_answer(path, body, event["model"], self.server, 0, batch=True)
         else:
             error = (body.get("error") if isinstance(body, dict) else None) or line.get("error") or {}
             said = plain(f"{response.get('status_code', '')} {error.get('message') or error}", self.client)

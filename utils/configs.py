@@ -517,7 +517,7 @@ class DemoConfig(ModelConfig):
 
 
 @dataclass
-class ScoreConfig:
+class ScoreConfig(ServerConfig):
     input: list[str] = field(
         default_factory=list,
         metadata={"help": "results files of testing/infer.py; default: the newest in datasets/results/"},
@@ -547,10 +547,26 @@ class ScoreConfig:
         str(params.HARMFULNESS_DIR), "harmfulness: folder made by training/train_cost.py --objective regression"
     )
     prompt_column: str = setting("", "cost, harmfulness: column with the prompt; default: prompt, if there is one")
+    moderation_model: str = setting(params.MODERATION_MODEL, "moderation: model name at the service")
+    moderation_threshold: float = setting(
+        params.MODERATION_THRESHOLD, "moderation: score above which a text is flagged"
+    )
+    aspects: str = setting(params.JUDGE_ASPECTS, "judge: what is asked, joined by commas")
+    wordings: int = setting(params.JUDGE_WORDINGS, "judge: so many wordings of each question, and how far they differ")
+    retries: int = setting(params.ANNOTATE_RETRIES, "judge: further tries after an answer that does not fit")
     trait_model: str = setting("", "style: a text classifier, Hub id or folder")
     trait_label: str = setting("", "style: the label whose probability is the trait; default: the second of two")
 
+    def judged_aspects(self) -> list[str]:
+        return _names(self.aspects)
+
     def __post_init__(self):
+        super().__post_init__()
+        known = params.JUDGE_ASPECTS.split(",")
+        if not self.judged_aspects() or set(self.judged_aspects()) - set(known):
+            raise ValueError(f"--aspects {self.aspects}: there are {', '.join(known)}")
+        if not 1 <= self.wordings <= params.JUDGE_MOST_WORDINGS or self.retries < 0:
+            raise ValueError(f"--wordings wants 1 to {params.JUDGE_MOST_WORDINGS}, --retries 0 or more")
         if self.input_text is None and self.prompt_text:
             raise ValueError("--prompt_text is what --input_text responds to: give both")
         if self.input_text is not None and self.input:

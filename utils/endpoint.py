@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from utils import params
 from utils.answers import Answer, Answers, Request
-from utils.api import adjust, make_client, plain, read_completion, redact, server_of, unsupported
+from utils.api import adjust, make_client, plain, read_answer, redact, server_of, unsupported
 from utils.configs import ServerConfig
 from utils.helpers import UserError
 from utils.pace import Pace, retry_after
@@ -185,8 +185,8 @@ class _Run:
             dropped = frozenset(self.dropped)
             body = adjust(request.body() | {"model": self.model}, dropped)
             try:
-                data = await self.client.post("/chat/completions", body=body, cast_to=object)
-                answer = read_completion(data, request.model, self.server, request.prompt_bytes)
+                data = await self.client.post(request.path, body=body, cast_to=object)
+                answer = read_answer(request.path, data, request.model, self.server, request.prompt_bytes)
                 self.pace.succeeded(started)
                 return answer._replace(text=redact(answer.text, self.client))
             except openai.RateLimitError as error:

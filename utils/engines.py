@@ -1,6 +1,7 @@
 """Who answers requests: a server, its Batch API, or a model in process. One signature, one file of answers."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,7 +73,14 @@ def _in_process(config: AskConfig) -> Ask:
                 loaded.extend((load_tokenizer(ref), load_model(ref, config.quantization)))
             tokenizer, model = loaded
             seen.clear()  # their answers are kept from here on
-            set_seed(chunk[0].seed)  # where the library draws
+            for request, likely in _label_likelihoods(model, tokenizer, chunk):
+                if any(map(math.isnan, likely.values())):
+                    errors[request.key] = "the prompt is longer than the model reads"
+                    continue
+                best = max(likely, key=likely.get)
+                answers.add(request.key, Answer(best, "stop", 0, 1, request.model, IN_PROCESS, likely=[likely]))
+            chunk = [request for request in chunk if not request.labels]
+            set_seed(chunk[0].seed if chunk else 0)  # where the library draws
             chats, seeds = [request.messages for request in chunk], [seed_of(request.key) for request in chunk]
             for reply in generate(model, tokenizer, chats, settings, seeds=seeds):
                 request = chunk[reply.index]
@@ -85,3 +93,14 @@ def _in_process(config: AskConfig) -> Ask:
         return errors
 
     return ask
+
+
+def _label_likelihoods(model, tokenizer, requests: list[Request]) -> Iterator[tuple[Request, dict[str, float]]]:
+    """Requests with labels, and the log-likelihood of each label: nothing is generated."""
+    from utils.options import option_likelihoods
+
+    labelled = [request for request in requests if request.labels]
+    chats = [tokenizer.apply_chat_template(r.messages, tokenize=False, add_generation_prompt=True) for r in labelled]
+    questions = [(chat, request.labels) for chat, request in zip(chats, labelled, strict=True)]
+    for number, found in option_likelihoods(model, tokenizer, questions, special=False):
+        yield labelled[number], dict(zip(labelled[number].labels, found.nats.tolist(), strict=True))

@@ -240,19 +240,28 @@ SPOT_SPREAD = 0.2  # and then all its words above this: unfair words seldom come
 
 # --- score.py and compare.py ---
 SCORERS = "meaning,overlap,facts,edits"
+MODERATION_MODEL = "omni-moderation-latest"
+MODERATION_THRESHOLD = 0.5  # as in the paper
+JUDGE_ASPECTS = "meaning,harmfulness,safety,language"
+JUDGE_WORDINGS = 1
+JUDGE_MOST_WORDINGS = 3  # as many as utils/prompts.py has
+JUDGE_MAX_TOKENS = 2_048  # lists of statements about two texts
+LABEL_TOKENS = 8  # of an answer that is one word: a server may begin it with a space or a line
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 10_000
 BASELINES = ("copy", "delete", "reference", "prompted", "few-shot")  # a table is not complete without them
 TRICKS = ("copy", "delete")  # of these, those that need no model
 JUDGES = (  # settings of score.py that say by whom: files that differ in them cannot be compared
     "toxicity_model", "toxicity_label", "fluency_model", "bertscore_model", "joint_parts", "trait_model",
-    "trait_label", "reference_columns", "cost_model", "cost_threshold", "harmfulness_model",
+    "trait_label", "reference_columns", "cost_model", "cost_threshold", "harmfulness_model", "moderation_model",
+    "moderation_threshold", "engine", "model", "base_model", "adapter_model", "aspects", "wordings",
 )  # fmt: skip
 GROUP_COLUMNS = "aspect,target"  # tables by group, where a file has these columns
 GROUP_MIN_ROWS = 5  # a mean over fewer rows says nothing about a group
 POWER = 0.8  # of the test that --plan plans
 QUOTED_ROWS = 5  # rows shown at either end
 MARKED_SHARE = 0.4  # two texts with less in common than this are no rewriting of each other: no word is marked
+REASONS_SHOWN = 5
 SCORE_CHUNK = 256  # rows that are scored before they are kept: a kill loses so many
 ANCHOR_ROWS = 1_000  # means that only say where a scale begins and ends rest on so many rows
 JOINT_PARTS = "toxic,meaning,fluency"

@@ -239,3 +239,27 @@ def difference_found(spread: float, rows: int, alpha: float, power: float) -> fl
     from statsmodels.stats.power import TTestPower
 
     return spread * float(TTestPower().solve_power(nobs=rows, alpha=alpha, power=power)) if rows >= 5 else None
+
+
+def rater_noise(values: np.ndarray) -> float | None:
+    """Share of the variance of a single judgement that is the rater's and not the row's, 0..1.
+
+    One minus the intraclass correlation ICC(2,1) (Shrout and Fleiss 1979): rows and raters drawn at random, so that
+    raters who are stricter throughout count as noise too.
+
+    Args:
+        values: [rows, raters]; rows with a missing value are left out.
+
+    Returns:
+        None with fewer than two whole rows, or where nothing varies.
+    """
+    whole = values[~np.isnan(values).any(axis=1)]
+    rows, raters = whole.shape
+    if rows < 2 or raters < 2:
+        return None
+    mean, of_row, of_rater = whole.mean(), whole.mean(axis=1), whole.mean(axis=0)
+    between_rows = raters * ((of_row - mean) ** 2).sum() / (rows - 1)
+    between_raters = rows * ((of_rater - mean) ** 2).sum() / (raters - 1)
+    left = ((whole - of_row[:, None] - of_rater + mean) ** 2).sum() / ((rows - 1) * (raters - 1))
+    variances = max(0.0, (between_rows - left) / raters), max(0.0, (between_raters - left) / rows), left
+    return None if sum(variances) == 0 else float(1 - variances[0] / sum(variances))
