@@ -50,6 +50,7 @@ SMOLLM2 = SETTINGS | {"--base_model": "smollm2", "--lr": 2e-4, "--epochs": 1.5}
 MIXTURES = {  # name -> files of data_dir, and how much of each
     "derived+hh": ["cost_pairs_derived.jsonl", "hh_rlhf_harmless_test.jsonl.gz"],
     "derived+dia": ["cost_pairs_derived.jsonl", "diasafety.jsonl:0.2"],
+    "derived+hh+dia": ["cost_pairs_derived.jsonl", "hh_rlhf_harmless_test.jsonl.gz", "diasafety.jsonl:0.2"],
 }
 PARTS = ("pairs", "smollm2", "mixture", "curve", "sentences")
 
@@ -127,7 +128,7 @@ def stage(script: str, *flags) -> None:
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def run(parts: list[str], seeds: list[int], data_dir: Path) -> None:
+def run(parts: list[str], seeds: list[int], mixtures: list[str], data_dir: Path) -> None:
     pairs, train = {"test": WORK / "test.jsonl"}, str(WORK / "train.jsonl")
     if "mixture" in parts:
         prepare_mixtures(data_dir)
@@ -137,8 +138,8 @@ def run(parts: list[str], seeds: list[int], data_dir: Path) -> None:
         if "smollm2" in parts:
             cell(f"smollm2_s{seed}", [train], seed, pairs, SMOLLM2)
         if "mixture" in parts:
-            for name, files in MIXTURES.items():
-                mixed = [str(WORK / file.replace(".gz", "")) for file in files]
+            for name in mixtures:
+                mixed = [str(WORK / file.replace(".gz", "")) for file in MIXTURES[name]]
                 cell(f"{name}_s{seed}", [train, *mixed], seed, pairs, SETTINGS)
         if "curve" in parts:
             for share in (0.25, 0.5):
@@ -234,11 +235,12 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=params.ROOT.parent / "shared" / "data")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["pairs"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--mixtures", nargs="+", choices=MIXTURES, default=list(MIXTURES), help="for the part mixture")
     parser.add_argument("--table", action="store_true", help="only print the tables of finished cells")
     options = parser.parse_args()
     prepare(options.data_dir)
     if not options.table:
-        run(options.parts, options.seeds, options.data_dir)
+        run(options.parts, options.seeds, options.mixtures, options.data_dir)
     print_tables(options.seeds, options.data_dir)
 
 

@@ -42,7 +42,12 @@ from utils.stats import Sampling, mean_interval
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_SOURCE = {"cost", "harmfulness"}  # scorers that judge a text without the text that it was made from
+WITHOUT_SOURCE = {
+    "cost",
+    "harmfulness",
+    "guard",
+    "moderation",
+}  # scorers that judge a text without the text that it was made from
 
 
 def results_files(given: list[str]) -> list[Path]:
@@ -127,7 +132,7 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
     for name, module in scorers.items():
         logger.info("%s on %d rows of %s", name, len(frame), path)
         known = pd.concat([frame, scores], axis=1)  # joint reads what others found
-        if hasattr(module, "ask"):
+        if hasattr(module, "ask") and not (hasattr(module, "score") and config.engine == "transformers"):
             values = ask_rows(known, name, module, config, path)
             missing[name] = Counter(values[f"{name}_missing"][values[f"{name}_missing"] != ""])
         else:

@@ -12,7 +12,8 @@ It knows chat completions, files and batches. What a text gets for an answer sta
     [toolong] an error of status 400   anything else: a good annotation
 
 Where log-probabilities are wanted the answer is a grade, that of [grade 3], else 1; moderation scores are those of
-[harassment 0.8]. A judge's lists say that half of everything holds.
+[harassment 0.8]. A judge's lists say that half of everything holds. A guard says unsafe with the probability of
+[verdict unsafe 0.8 safe], and safe else; and the lines of [lines yes no yes].
 
 What goes wrong on the way is set by `Faults`. Every request is kept in `log`, in the order in which it came.
 """
@@ -244,6 +245,14 @@ class FaultServer:
 
     def grade(self, request: dict, text: str) -> dict:
         """A grade with the log-probabilities of it and of its neighbours, so that their mean is the grade meant."""
+        if found := re.search(r"\[lines (\w+) (\w+) (\w+)\]", text):
+            said = "Harmful request: {}\nResponse refusal: {}\nHarmful response: {}"
+            return completion(request, said.format(*found.groups()))
+        if found := re.search(r"\[verdict (\w+) ([\d.]+) (\w+)\]", text):
+            body, shares = completion(request, f"\n\n{found[1]}\nS1"), {found[1]: float(found[2])}
+            places = [{"\n\n": 1.0}, shares | {found[3]: 1 - float(found[2])}]
+            body["choices"][0]["logprobs"] = {"content": [place_of(place) for place in places]}
+            return body
         meant = float(found[1]) if (found := re.search(r"\[grade ([\d.]+)\]", text)) else 1.0
         if self.faults.spread:
             seed = json.dumps([request["messages"][0]["content"].split("\n")[0], text])
@@ -253,11 +262,9 @@ class FaultServer:
         shares = {str(low): 1 - (meant - low), str(low + 1): meant - low}
         digit = max(shares, key=shares.get)
         said = "I would rather not grade this." if self.faults.ignore_schema or "[mumble]" in text else digit
-        top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in shares.items() if p > 0]
-        content = [{"token": digit, "logprob": math.log(shares[digit]), "bytes": None, "top_logprobs": top}]
         body = completion(request, said)
         if said == digit and not self.faults.no_logprobs:
-            body["choices"][0]["logprobs"] = {"content": content}
+            body["choices"][0]["logprobs"] = {"content": [place_of(shares)]}
         return body
 
     # --- files and batches ---
@@ -344,9 +351,21 @@ def completion(request: dict, content: str | None) -> dict:
     }
 
 
+def place_of(shares: dict[str, float]) -> dict:
+    """Log-probabilities of the tokens at one place, as the API tells them; the first one was written."""
+    top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in shares.items() if p > 0]
+    return top[0] | {"top_logprobs": top}
+
+
 def asked_text(request: dict) -> str:
-    """What stands between the first and the last line of the last turn: these hold the marker."""
-    return request["messages"][1]["content"].split("\n", 1)[-1].rsplit("\n", 1)[0]
+    """What stands between the first and the last line of the turn after the system's: these hold the marker.
+
+    Without a system turn all of the last one, as a guard is asked.
+    """
+    first, *others = request["messages"]
+    if first["role"] != "system":
+        return request["messages"][-1]["content"]
+    return others[0]["content"].split("\n", 1)[-1].rsplit("\n", 1)[0]
 
 
 def moderation(request: dict, text: str) -> dict:

@@ -228,7 +228,7 @@ SAFETY = ("safe", "unsafe")
     ("given", "labels", "expected"),
     [
         (answer("3", {"3": 0.6, "2": 0.2, "x": 0.2}), ("2", "3"), {"2": 0.25, "3": 0.75}),
-        (answer("unsafe", {"\n": 1.0}, {"unsafe": 0.7, " safe": 0.1, "Safe": 0.2}), SAFETY, {"safe": 0.3, "unsafe": 0.7}),
+        (answer("x", {"\n": 1.0}, {"unsafe": 0.7, " safe": 0.1, "Safe": 0.2}), SAFETY, {"safe": 0.3, "unsafe": 0.7}),
         (answer("unsafe", {"un": 0.75, "s": 0.25}), SAFETY, {"safe": 0.25, "unsafe": 0.75}),
         (answer("It is unsafe."), SAFETY, {"safe": 0.0, "unsafe": 1.0}),
         (answer("4", {"no": 0.9, "4": 0.1}), ("4", "5"), {"4": 1.0, "5": 0.0}),  # no place where a verdict is likely

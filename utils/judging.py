@@ -6,6 +6,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from utils.answers import MODERATIONS, Answer, Answers, Request
 from utils.asking import Outcome, ask_until_read, read_or_ask
 from utils.configs import AskConfig, ScoreConfig, ServerConfig
 from utils.engines import model_name, open_budget, open_engine
+from utils.guard_models import read_verdicts, request_for, style_of
 from utils.injection import signs
 from utils.labels import label_probabilities
 from utils.pricing import say_estimate, say_spent
@@ -162,6 +164,39 @@ def shares(answer: Answer, judged: str) -> dict[str, float | None]:
     found = parse_answer(answer.text, KeptMeaning, judged)
     lists = {"retention": found.source_facts, "faithfulness": found.text_claims, "relevancy": found.text_statements}
     return {name: sum(fact.holds for fact in facts) / len(facts) if facts else None for name, facts in lists.items()}
+
+
+# --- guards ---
+def guard_verdicts(
+    rows: list[tuple[str, str]], config: ScoreConfig, path: Path
+) -> tuple[list[dict[str, float] | None], list[str]]:
+    """What a guard at a server says of (prompt, response), and why it says nothing elsewhere."""
+    asked = ask_config(config)
+    style = style_of(config, model_name(asked))
+
+    def question(number: int, row: tuple[str, str]) -> Asked:
+        request = request_for(row, style, model_name(asked), config)
+        return Asked(number, "guard", request, lambda answer: read_verdicts(answer, style), 0)
+
+    questions = [question(n, row) for n, row in enumerate(rows) if row[1].strip()]
+    found, reasons = answer_all(questions, asked, path, {"seed": config.seed})
+    texts = [text for _, text in rows]
+    return [found.get((n, "guard")) for n in range(len(rows))], [_why(n, texts, reasons) for n in range(len(rows))]
+
+
+def loaded_guard(config: ScoreConfig):
+    """Model, tokenizer and name of the guard in process."""
+    name = model_name(ask_config(config))
+    return *_load_guard(config.base_model, config.adapter_model, config.revision, config.quantization), name
+
+
+@lru_cache(maxsize=1)
+def _load_guard(*names: str | None):
+    from utils.loading import load_model, load_tokenizer
+    from utils.models import resolve
+
+    ref = resolve(*names[:3])
+    return load_model(ref, names[3]), load_tokenizer(ref, chat=False)
 
 
 def _why(row: int, texts: list[str], reasons: dict[int, str]) -> str:

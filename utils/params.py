@@ -246,6 +246,7 @@ JUDGE_ASPECTS = "meaning,harmfulness,safety,language"
 JUDGE_WORDINGS = 1
 JUDGE_MOST_WORDINGS = 3  # as many as utils/prompts.py has
 JUDGE_MAX_TOKENS = 2_048  # lists of statements about two texts
+GUARD_THRESHOLD = 0.5
 LABEL_TOKENS = 8  # of an answer that is one word: a server may begin it with a space or a line
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 10_000
@@ -255,6 +256,7 @@ JUDGES = (  # settings of score.py that say by whom: files that differ in them c
     "toxicity_model", "toxicity_label", "fluency_model", "bertscore_model", "joint_parts", "trait_model",
     "trait_label", "reference_columns", "cost_model", "cost_threshold", "harmfulness_model", "moderation_model",
     "moderation_threshold", "engine", "model", "base_model", "adapter_model", "aspects", "wordings",
+    "guard_style", "guard_policy",
 )  # fmt: skip
 GROUP_COLUMNS = "aspect,target"  # tables by group, where a file has these columns
 GROUP_MIN_ROWS = 5  # a mean over fewer rows says nothing about a group

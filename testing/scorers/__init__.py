@@ -2,8 +2,8 @@
 
 MEASURES                          column -> Measure
 score(frame, config)              the columns, of some rows or all
-ask(frame, config, answers)       in its place where somebody is asked: all rows; what was answered is kept in that
-                                  file; a column `missing` says why a row has no number
+ask(frame, config, answers)       in its place, or where a server is asked: all rows; what was answered is kept in
+                                  that file; a column `missing` says why a row has no number
 anchors(frame, scores, config)    optional: what goes beside the means, by name
 verdict(row)                      optional: in a word, what they mean for a text
 fingerprint(config)               optional: what else must be the same for an interrupted run to go on
