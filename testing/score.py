@@ -37,7 +37,7 @@ from utils.configs import ScoreConfig
 from utils.data import make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
 from utils.records import Progress, file_sha256, finish_record, start_record, write_json
-from utils.report import markdown_table
+from utils.report import markdown_table, with_ends
 from utils.stats import Sampling, mean_interval
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,22 @@ def results_files(given: list[str]) -> list[Path]:
     return files if given else [max(files, key=lambda path: path.stat().st_mtime)]
 
 
+def by_group(frame: pd.DataFrame, scores: pd.DataFrame, scorers: dict, config: ScoreConfig) -> dict[str, dict]:
+    """A summary of the rows of each group, the largest group first."""
+    groups = frame[config.group_column].value_counts().index
+    return {name: summarise(scores[frame[config.group_column] == name], scorers, config.seed) for name in groups}
+
+
+def group_table(groups: dict[str, dict]) -> str:
+    """Means with intervals of all groups, and how many rows each has."""
+    measures = list(next(iter(groups.values())))
+    rows = [
+        [name or "(empty)", str(of[measures[0]]["total"]), *(with_ends(of[m]) for m in measures)]
+        for name, of in groups.items()
+    ]
+    return markdown_table(["group", "rows", *measures], rows)
+
+
 def summarise(scores: pd.DataFrame, scorers: dict, seed: int) -> dict[str, dict]:
     """Mean, interval, and n scored / n total of every measure."""
     sampling = Sampling(params.CONFIDENCE, params.BOOTSTRAP_RESAMPLES, seed)
@@ -85,6 +101,8 @@ def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame
     if set(scorers) <= WITHOUT_SOURCE and config.input_column not in frame:
         columns = columns[1:]
     require_columns(frame, columns, path, "--input_column and --output_column")
+    if config.group_column:
+        require_columns(frame, [config.group_column], path, "--group_column")
     if needing := ", ".join({"overlap", "bertscore"} & set(scorers)):
         flag = f"--reference_columns, or leave {needing} out of --scorers"
         require_columns(frame, config.reference_columns.split(","), path, flag)
@@ -144,8 +162,11 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
         scores[frame["status"] == "too_long"] = float("nan")  # never answered: neither good nor bad
     summary = summarise(scores, scorers, config.seed)
 
+    groups = by_group(frame, scores, scorers, config) if config.group_column else {}
     stem = path.with_suffix("")
-    write_json(Path(f"{stem}.summary.json"), {"measures": summary, "anchors": anchors, "missing": missing})
+    write_json(
+        Path(f"{stem}.summary.json"), {"measures": summary, "groups": groups, "anchors": anchors, "missing": missing}
+    )
     finish_record(record, Path(f"{stem}.scores.csv"), counts={"rows": len(frame)})
     write_table(pd.concat([frame, scores], axis=1), Path(f"{stem}.scores.csv"))
     progress.finish()
@@ -162,6 +183,8 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
         for name, s in summary.items()
     ]
     print(markdown_table(["measure", "mean", "95 % interval", "rows", "meaning"], rows))
+    if groups:
+        print(f"\nby {config.group_column}\n{group_table(groups)}")
     if anchors:
         print("anchors: " + ", ".join(f"{name} {value:.3f}" for name, value in anchors.items()))
     for name, reasons in missing.items():

@@ -50,6 +50,17 @@ def chat(text):
     return [{"role": "user", "content": text}]
 
 
+def test_a_text_is_continued_where_it_ends(parts):
+    """Without a turn around it; the space at its end goes with what follows."""
+    model, tokenizer = parts
+    config = GenerationConfig(max_new_tokens=6)
+    found = {a.index: a for a in generate(model, tokenizer, ["The nurse said ", "The nurse said"], config)}
+    ids = tokenizer("The nurse said", return_tensors="pt")
+    expected = model.generate(**ids, max_new_tokens=6, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    assert found[0].text == found[1].text == tokenizer.decode(expected, skip_special_tokens=True).strip()
+    assert found[0].prompt_tokens == ids["input_ids"].shape[1]
+
+
 def test_every_row_is_answered_once_and_long_prompts_are_left_alone(parts):
     texts = ["a", "much longer than the others " * 8, "bb", "over the limit " * 100]
     config = GenerationConfig(max_new_tokens=4, max_prompt_tokens=400, batch_tokens=400)

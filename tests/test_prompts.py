@@ -5,11 +5,17 @@ import json
 
 import pytest
 
+from utils import params
+from utils.helpers import UserError
 from utils.prompts import (
     ANNOTATE_PROMPTS,
+    JUDGE_MEANING,
+    JUDGE_SCALES,
     REWRITE_TEMPLATES,
     Annotation,
     annotate_messages,
+    check_template,
+    judge_messages,
     parse_answer,
     rewrite_messages,
 )
@@ -84,3 +90,21 @@ def test_the_same_object_twice_is_one_and_two_that_differ_are_none():
 def test_anything_else_is_refused(reply):
     with pytest.raises(ValueError):
         parse_answer(reply, Annotation)
+
+
+def test_a_text_to_answer_stands_alone():
+    assert rewrite_messages("Who?", "answer") == [{"role": "user", "content": "Who?"}]
+    shown = rewrite_messages("Who?", "answer", [("When?", "Now.")])
+    assert [message["content"] for message in shown] == ["When?", "Now.", "Who?"]
+    for name in ("answer", "continue", "rewrite"):
+        check_template(name)
+    with pytest.raises(UserError, match="rewrite-short"):
+        check_template("answers")
+
+
+def test_a_judge_is_asked_in_as_many_wordings_as_the_settings_allow():
+    for what in params.JUDGE_ASPECTS.split(","):
+        asked = [judge_messages("s", "t", what, n, "marker")[0]["content"] for n in range(params.JUDGE_MOST_WORDINGS)]
+        assert len(set(asked)) == params.JUDGE_MOST_WORDINGS and all("marker" in text for text in asked)
+        assert all("{" not in text or what == "meaning" for text in asked)
+    assert {len(wordings) for _, wordings in JUDGE_SCALES.values()} == {len(JUDGE_MEANING)}

@@ -347,3 +347,20 @@ def test_a_killed_run_goes_on(script, tmp_path):
     again = script(SCORE, *flags, "--seed", 3)
     assert again.returncode == 0 and "starting again" in again.stderr and "seed" in again.stderr
     assert (tmp_path / "answers.scores.csv").read_bytes() == whole
+
+
+def test_means_by_group(script, tmp_path):
+    """The largest group first; a row without a group is one too."""
+    said = ["I can't do that.", "Sure: x", "Sure: y", "I can't do that."]
+    frame = answers(biased_text=list("abcd"), generated_text=said, domain=["religion", "gender", "gender", ""])
+    frame.to_csv(tmp_path / "in.csv", index=False)
+    flags = ["--input", tmp_path / "in.csv", "--scorers", "refusal"]
+    result = script(SCORE, *flags, "--group_column", "domain")
+    assert result.returncode == 0, result.stderr
+    groups = json.loads((tmp_path / "in.summary.json").read_text())["groups"]
+    assert next(iter(groups)) == "gender"
+    means = {name: (of["refused"]["mean"], of["refused"]["total"]) for name, of in groups.items()}
+    assert means == {"gender": (0.0, 2), "religion": (1.0, 1), "": (1.0, 1)}
+    assert "by domain" in result.stdout
+    result = script(SCORE, *flags, "--group_column", "topic")
+    assert result.returncode == 2 and "--group_column" in result.stderr

@@ -32,11 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import TrainConfig
-from utils.helpers import TRAINER_NAMES, as_switch, parse_config, run_stage
+from utils.helpers import TRAINER_NAMES, UserError, as_switch, parse_config, run_stage
 from utils.loading import check_kind
 from utils.models import resolve
 from utils.processes import is_main
-from utils.prompts import check_template
+from utils.prompts import CONTINUE, check_template
 from utils.records import check_output_folder
 from utils.supervision import load_rows
 
@@ -75,6 +75,8 @@ def main(config: TrainConfig) -> None:
     rows = load_rows(config)  # one split for all seeds
     check_output_folder(Path(config.output), config.overwrite)
     check_template(config.prompt)
+    if config.prompt == CONTINUE:
+        raise UserError(f"--prompt {CONTINUE} is for testing/infer.py: rows are learned as chats")
     check_settings(config, trainer_arguments)
     ref = resolve(config.base_model, revision=config.revision)
     check_kind(ref, encoder_decoder=False)

@@ -214,7 +214,9 @@ class RowsConfig(HeldOutConfig):
     input: str = setting(str(params.TRAIN_FILE), "training rows: pairs CSV, Alpaca JSON(L) or prompt-completion JSONL")
     input_column: str = setting(params.INPUT_COLUMN, "column with the text to rewrite, in a pairs file")
     output_column: str = setting(params.REFERENCE_COLUMN, "column with the rewriting, in a pairs file")
-    prompt: str = setting("rewrite", "template of utils/prompts.py: rewrite, rewrite-short, or fill (with a spotter)")
+    prompt: str = setting(
+        "rewrite", "template of utils/prompts.py: rewrite, rewrite-short, fill (with a spotter), or answer"
+    )
     train_on_inputs: bool = setting(False, "loss on the prompt as well as on the completion")
     allow_faults: str = setting("", "faults of training/audit.py that do not stop training, joined by commas")
 
@@ -441,7 +443,11 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
     output: str | None = setting(None, "CSV to write; default: datasets/results/<input>_<model>.csv")
     input_column: str = setting(params.INPUT_COLUMN, "column that holds the text")
     output_column: str = setting(params.OUTPUT_COLUMN, "column for the answer")
-    prompt: str | None = setting(None, "prompt template; default: the one the model was trained with, else 'rewrite'")
+    prompt: str | None = setting(
+        None,
+        "rewrite, rewrite-short, fill; answer: the text is what a user says; continue: it is where a text begins; "
+        "default: the one the model was trained with, else rewrite",
+    )
     shots: int = setting(params.SHOTS, "worked examples from --train_file in the prompt")
     spotter: str = setting(str(params.SPOTTER_DIR), "marks what is unfair for a model trained with --prompt fill")
     spot_threshold: float = setting(
@@ -488,8 +494,8 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
         if self.engine != "transformers":
             useless = ("num_beams", "top_p", "max_prompt_tokens", "batch_tokens", "revision")
             given = [name for name in useless if getattr(self, name) != getattr(type(self), name)]
-            if given or self.prompt == "fill":
-                raise ValueError(f"--engine {self.engine} takes no --{given[0] if given else 'prompt fill'}")
+            if given or self.prompt in ("fill", "continue"):
+                raise ValueError(f"--engine {self.engine} takes no --{given[0] if given else 'prompt ' + self.prompt}")
         for flag in ("spot_threshold", "spot_spread"):
             if not 0 <= getattr(self, flag) <= 1:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a probability between 0 and 1")
@@ -524,6 +530,7 @@ class ScoreConfig(ServerConfig):
     )
     limit: int | None = setting(None, "use only the first N rows")
     seed: int = setting(params.SEED, "seed of the bootstrap and of the shuffled pairs")
+    group_column: str = setting("", "also give the means by the values of this column")
     input_text: str | None = setting(None, "score this text alone, and write nothing")
     prompt_text: str = setting("", "with --input_text: what it responds to")
     scorers: str = setting(params.SCORERS, "names of files in testing/scorers/, joined by commas")
@@ -599,6 +606,37 @@ class ProbeConfig(ModelConfig, RunConfig):
             raise ValueError(
                 "--answers generation shows the three answers in a chat: leave --chat, --all_unknowns out"
             )
+
+
+@dataclass
+class AbilityConfig(ModelConfig, RunConfig):
+    adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
+    tasks: str = setting(params.ABILITY_TASKS, "tasks by name, joined by commas")
+    task_folder: str = setting(
+        str(params.ABILITY_DIR), "folder with tasks of one's own, as the harness describes them"
+    )
+    data: list[str] = field(
+        default_factory=list, metadata={"help": "TASK=FILE: local data of a task, with the columns that it reads"}
+    )
+    before: str = setting("", "CSV of an earlier result: differences from it, paired by question")
+    output: str | None = setting(None, "CSV to write; default: datasets/results/ability_<model>.csv")
+    batch_size: int = setting(params.ABILITY_BATCH, "rows that the harness runs at once")
+    num_fewshot: int | None = setting(None, "worked examples before each question; default: as the task says")
+    chat: bool = setting(False, "put questions as a user's turn, by the model's chat template")
+
+    def __post_init__(self):
+        if not self.task_names():
+            raise ValueError("--tasks names no task")
+        if wrong := set(self.local_data()) - set(self.task_names()):
+            raise ValueError(f"--data {', '.join(sorted(wrong))}: not among --tasks {self.tasks}")
+        if any(not path for path in self.local_data().values()):
+            raise ValueError("--data: write TASK=FILE")
+
+    def task_names(self) -> list[str]:
+        return _names(self.tasks)
+
+    def local_data(self) -> dict[str, str]:
+        return dict(part.partition("=")[::2] for part in self.data)
 
 
 @dataclass

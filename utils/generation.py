@@ -21,7 +21,6 @@ from utils.loading import end_tokens
 from utils.packing import supports, tolerance
 
 logger = logging.getLogger(__name__)
-
 Messages = list[dict[str, str]]
 
 # what bends the answer of a model; some bring other values (BART: no three tokens twice, an end forced at the limit)
@@ -43,7 +42,7 @@ class Answer:
 def generate(
     model,
     tokenizer,
-    chats: list[Messages],
+    chats: list[Messages] | list[str],
     config: GenerationConfig,
     processors: list[Processor] | None = None,
     seeds: list[int] | None = None,
@@ -55,7 +54,7 @@ def generate(
     where the library generates, on CUDA and with beams, it does.
 
     Args:
-        chats: one list of chat messages per row.
+        chats: one list of chat messages per row; or texts, to be continued as they stand.
         config: lengths, temperature, token budget.
         processors: per row, an object called with (generated token ids, scores [vocab]) that returns scores;
             or None. See utils/decoding.py.
@@ -63,8 +62,7 @@ def generate(
     """
     if seeds is None:
         seeds = [int(torch.randint(2**62, ())) for _ in chats]
-    prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
-    ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    ids = [_prompt_ids(tokenizer, chat) for chat in chats]
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # the largest first: memory trouble shows at once
     too_long = [i for i in order if len(ids[i]) > config.max_prompt_tokens]
     for i in too_long:
@@ -75,6 +73,13 @@ def generate(
             text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
             yield Answer(i, text, "ok" if finished else "truncated", len(ids[i]), len(tokens))
             bar.update()
+
+
+def _prompt_ids(tokenizer, chat: Messages | str) -> list[int]:
+    if isinstance(chat, str):  # a space at its end belongs to the word that follows
+        return tokenizer(chat.rstrip())["input_ids"]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def seed_of(*names: object) -> int:

@@ -210,9 +210,12 @@ WATTS_PER_CPU = 10  # per core under load; assumed
 WATTS_PER_GPU = 400  # the limit of an A100 or a little less than that of an H100; assumed
 GRID_KG_PER_KWH = 0.396  # what the paper's 0.53 kWh and 0.21 kg come to
 
-# --- probe_bias.py ---
+# --- probe_bias.py and ability.py ---
 PROBE_FILES = tuple(DATASETS_DIR / "bias_probes" / name for name in ("pairs.csv", "questions.jsonl", "sentences.json"))
 PROBE_ANSWER_TOKENS = 32
+ABILITY_DIR = DATASETS_DIR / "ability"
+ABILITY_TASKS = "everyday"
+ABILITY_BATCH = 8
 OPTION_BATCH_TOKENS = 4_000  # tokens of questions and answers in one pass
 
 # --- merge.py ---

@@ -27,10 +27,15 @@ REWRITE_TEMPLATES = {
 }
 
 
+ANSWER = "answer"  # the text is what a user says, and nothing else
+CONTINUE = "continue"  # the text is where a text begins: no chat (testing/infer.py only)
+
+
 def check_template(name: str) -> None:
-    """Raises UserError for a rewriting template that does not exist."""
-    if name not in REWRITE_TEMPLATES:
-        raise UserError(f"--prompt {name}: there are {', '.join(REWRITE_TEMPLATES)}")
+    """Raises UserError for a template that does not exist."""
+    known = [*REWRITE_TEMPLATES, ANSWER, CONTINUE]
+    if name not in known:
+        raise UserError(f"--prompt {name}: there are {', '.join(known)}")
 
 
 def template_of(record: dict, asked: str | None = None) -> str:
@@ -43,10 +48,10 @@ def template_of(record: dict, asked: str | None = None) -> str:
 def rewrite_messages(text: str, template: str, examples: list[tuple[str, str]] = ()) -> list[dict[str, str]]:
     """Chat messages that ask for a rewriting of `text`; `examples` (source, rewriting) become earlier turns.
 
-    The instruction is the system turn and the text stands alone in the user turn: text is data, and all rows of a
-    batch share one prefix.
+    The instruction is the system turn (there is none for ANSWER) and the text stands alone in the user turn: text is
+    data, and all rows of a batch share one prefix.
     """
-    messages = [{"role": "system", "content": REWRITE_TEMPLATES[template]}]
+    messages = [] if template == ANSWER else [{"role": "system", "content": REWRITE_TEMPLATES[template]}]
     for source, rewriting in examples:
         messages += [{"role": "user", "content": source}, {"role": "assistant", "content": rewriting}]
     return [*messages, {"role": "user", "content": text}]

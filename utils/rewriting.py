@@ -17,7 +17,7 @@ from utils.helpers import UserError, set_seed
 from utils.loading import end_tokens, load_model, load_tokenizer
 from utils.metrics import contains
 from utils.models import ModelRef
-from utils.prompts import rewrite_messages
+from utils.prompts import CONTINUE, rewrite_messages
 from utils.spotter import Spot, load_spotter, spot
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def make_rewriter(config: InferConfig, ref: ModelRef, template: str, at_once: bo
     An answer has `text`, `status` (see utils.generation.Answer), `tokens`, and with a spotter `spotted`, the phrases
     that it put into brackets. With a temperature, chance is drawn by the name of a text.
     """
-    load = cache(partial(_load, config, ref))
+    load = cache(partial(_load, config, ref, template))
     examples = worked_examples(config, template)
     write, needed = (_whole, ("tokenizer", "model"))
     if template == "fill":
@@ -49,14 +49,16 @@ def make_rewriter(config: InferConfig, ref: ModelRef, template: str, at_once: bo
     return rewrite
 
 
-def _load(config: InferConfig, ref: ModelRef, what: str):
+def _load(config: InferConfig, ref: ModelRef, template: str, what: str):
     if what == "model":
         return load_model(ref, config.quantization)
-    return load_tokenizer(ref) if what == "tokenizer" else load_spotter(Path(config.spotter))
+    if what == "tokenizer":
+        return load_tokenizer(ref, chat=template != CONTINUE)
+    return load_spotter(Path(config.spotter))
 
 
 def _whole(config: InferConfig, load, template: str, examples, texts: list, seeds: list) -> Iterator[tuple[int, dict]]:
-    chats = [rewrite_messages(text, template, examples) for text in texts]
+    chats = texts if template == CONTINUE else [rewrite_messages(text, template, examples) for text in texts]
     for answer in generate(load("model"), load("tokenizer"), chats, config, seeds=seeds):
         yield answer.index, {"text": answer.text, "status": answer.status, "tokens": answer.tokens}
 
