@@ -17,7 +17,8 @@ wording of "unknown" compete, as the harness does, since a model may prefer one 
 generation the model is shown the three answers and writes one; what names none of them, or two, is counted as
 unreadable and never as an answer. Models are 16-bit here as in every stage; --compute_dtype float32 is exact.
 
-A run that was killed goes on with the same command; --overwrite probes anew.
+A run that was killed goes on with the same command, and files that are finished are not asked again; --overwrite
+probes anew.
 
 Next: the same with another --base_model or --adapter_model, before and after training
 """
@@ -37,17 +38,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import bbq, params
 from utils.configs import GenerationConfig, ProbeConfig
-from utils.data import write_table
+from utils.data import read_table, write_table
 from utils.helpers import UserError, describe, parse_config, run_stage
 from utils.models import ModelRef, latest, model_record
 from utils.probes import Item, by_group, probe_of
-from utils.records import Progress, file_sha256, finish_record, start_record, write_json
+from utils.records import Progress, changes, file_sha256, finish_record, read_json, start_record, write_json
 from utils.report import markdown_table, with_ends
 from utils.stats import Sampling
 
 logger = logging.getLogger(__name__)
 
-
+SHAPING = ("answers", "chat", "all_unknowns", "quantization", "compute_dtype", "limit")  # settings of what is asked
+SAID = ("nats", "tokens", "said")  # columns of the output that hold what the model said
 Ask = Callable[[list[Item]], Iterator[tuple[int, dict]]]
 
 
@@ -104,31 +106,41 @@ def outcomes(items: list[Item], said: list[dict], probe: ModuleType) -> list[dic
 
 def probe_one(path: Path, probe: ModuleType, ref: ModelRef, ask: Ask, config: ProbeConfig) -> tuple[list, list]:
     """Probes with one file, writes what came out, and prints the figures. Returns the items, and what each came to."""
-    record = start_record(config, [path])
-    items = probe.read(path, config)
+    record, items = start_record(config, [path]), probe.read(path, config)
     output = Path(config.output) / f"{path.stem}_{ref.label}.probe.csv"
-    shaping = ("answers", "chat", "all_unknowns", "bbq_metadata", "quantization", "compute_dtype", "limit")
-    settings = {name: getattr(config, name) for name in shaping} | {"input": file_sha256(path)}
-    progress = Progress(output, settings | {"model": model_record(ref)}, config.overwrite)
-    missing = [n for n in range(len(items)) if str(n) not in progress.done]
-    logger.info("%s: %d items, %d already done (%s)", path, len(items), len(items) - len(missing), describe(config))
-    for number, answer in ask([items[n] for n in missing]) if missing else ():
-        progress.add(str(missing[number]), **answer)
-    said = [progress.done[str(n)] for n in range(len(items))]
+    settings = {name: getattr(config, name) for name in SHAPING} | {"input": file_sha256(path)}
+    settings |= {"model": model_record(ref)}
+    said = None if config.overwrite else finished(output, settings)
+    if said is None:
+        progress = Progress(output, settings, config.overwrite)
+        missing = [n for n in range(len(items)) if str(n) not in progress.done]
+        logger.info("%s: %d of %d items to ask (%s)", path, len(missing), len(items), describe(config))
+        for number, answer in ask([items[n] for n in missing]) if missing else ():
+            progress.add(str(missing[number]), **answer)
+        said = [{k: v for k, v in progress.done[str(n)].items() if k != "id"} for n in range(len(items))]
     rows = outcomes(items, said, probe)
 
     found = figures(items, rows, probe, config)
-    summary = {"figures": found, "measures": probe.MEASURES, "model": model_record(ref)}
-    write_json(output.with_suffix(".json"), summary)
+    write_json(output.with_suffix(".json"), {"figures": found, "measures": probe.MEASURES, "settings": settings})
     finish_record(record, output, model=model_record(ref), counts={probe.UNIT: len(items)})
-    kept = [{key: json.dumps(value) for key, value in answer.items() if key != "id"} for answer in said]
     frame = pd.DataFrame([{"id": item.id, "groups": "; ".join(item.groups)} for item in items])
-    write_table(pd.concat([frame, pd.DataFrame(kept), pd.DataFrame(rows)], axis=1), output)
-    progress.finish()
+    kept = pd.DataFrame([{key: json.dumps(value) for key, value in answer.items()} for answer in said])
+    write_table(pd.concat([frame, kept, pd.DataFrame(rows)], axis=1), output)
+    Progress(output, settings, overwrite=True).finish()
     scored = sum(row["scored"] for row in rows)
     print(f"{path}: {ref.label}, {scored} of {len(items)} {probe.UNIT} answered\n{table(found, probe)}")
     print("\n".join(f"{name}: {meaning}" for name, meaning in probe.MEASURES.items()) + "\n")
     return items, rows
+
+
+def finished(output: Path, settings: dict) -> list[dict] | None:
+    """What the model said of each item in an earlier run with the same settings; None where there was none."""
+    summary = output.with_suffix(".json")
+    if not (output.is_file() and summary.is_file()) or changes(read_json(summary)["settings"], settings):
+        return None
+    logger.info("%s: taken from an earlier run", output)
+    frame = read_table(output, longest=params.MAX_ANSWER_CHARS)
+    return [{name: json.loads(row[name]) for name in SAID if name in row} for row in frame.to_dict("records")]
 
 
 def figures(items: list[Item], rows: list[dict], probe: ModuleType, config: ProbeConfig) -> dict[str, dict]:

@@ -175,12 +175,14 @@ def test_every_wording_of_unknown_is_right_where_unknown_is(tmp_path):
     [
         ("(b)", 1), ("b", 1), ("B. The student", 1), ("The answer is (c).", 2), ("The student fell behind.", 1),
         ("I would say it was the retired clerk", 0), ("Not known", 2), ("the clerk", None), ("", None),
-        ("The retired clerk and the student", None), ("(a) or (b)", None), ("a student", None),
+        ("The retired clerk and the student", None),
+        ("the student in black", 3), ("the student", 1), ("(a) or (b)", None), ("a student", None),
         ("Because nobody says so", None),
     ],
 )  # fmt: skip
 def test_what_a_reply_chooses(text, choice):
-    assert bbq.read_choice(text, ["The retired clerk", "The student", "Not known"]) == choice
+    answers = ["The retired clerk", "The student", "Not known", "The student in black"]
+    assert bbq.read_choice(text, answers) == choice
 
 
 # --- StereoSet ---
@@ -276,8 +278,12 @@ def test_the_embedded_probes_run_and_go_on_after_a_kill(script, tiny_model, tmp_
     assert set(summary["figures"]["all"]) == set(bbq.MEASURES) and len(summary["figures"]) == 1 + 8
     assert Path(f"{written}.run.json").is_file()
 
-    again = script(*flags)
-    assert again.returncode == 2 and "already there" in again.stderr
+    before = written.read_bytes()
+    again = script(*flags)  # nothing is asked again
+    assert again.returncode == 0 and again.stdout == result.stdout and "Loading weights" not in again.stderr
+    assert written.read_bytes() == before
+    other = script(*flags, "--chat")
+    assert other.returncode == 2 and "already there" in other.stderr
 
 
 def test_a_killed_run_goes_on_to_the_same_figures(script, tiny_model, tmp_path):
@@ -295,7 +301,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(script, tiny_model, tmp_path):
     progress = tmp_path / "killed" / "questions_tiny.probe.csv.progress.jsonl"
     with open(progress, "a") as file:
         file.write('{"id": "12", "nats": [-1.0, -')
-    for folder, said in (("killed", "48 items, 11 already done"), ("whole", "48 items, 0 already done")):
+    for folder, said in (("killed", "37 of 48 items to ask"), ("whole", "48 of 48 items to ask")):
         result = script(SCRIPT, "--base_model", tiny_model, "--input", QUESTIONS, "--output", tmp_path / folder)
         assert result.returncode == 0 and said in result.stderr
     figures = [json.loads((tmp_path / f / "questions_tiny.probe.json").read_text()) for f in ("killed", "whole")]

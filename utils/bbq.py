@@ -86,8 +86,10 @@ def read_choice(text: str, answers: list[str]) -> int | None:
     if letters:
         named = {LETTERS.index("".join(found).lower()) for found in letters}
     else:
-        said = f" {normalise(text)} "
-        named = {n for n, answer in enumerate(answers) if f" {normalise(answer)} " in said}
+        words = [f" {normalise(answer)} " for answer in answers]
+        there = [n for n, of in enumerate(words) if of in f" {normalise(text)} "]
+        # "the man in black" also names "the man"
+        named = {n for n in there if not any(words[n].strip() in words[m] for m in there if m != n)}
     return named.pop() if len(named) == 1 else None
 
 

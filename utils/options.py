@@ -71,8 +71,9 @@ def _encode(tokenizer, question: Question, special: bool) -> list[Row]:
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         return [([begin, *tokenizer(text, add_special_tokens=False)["input_ids"]], 1) for text in options]
     start = len(tokenizer(context, add_special_tokens=special)["input_ids"])
-    whole = [context + option for option in options]
-    return [(ids, start) for ids in tokenizer(whole, add_special_tokens=special)["input_ids"]]
+    whole = tokenizer([context + option for option in options], add_special_tokens=special)["input_ids"]
+    # at least one token is the answer's, where its first letters have become one with the end of the text
+    return [(ids, min(start, len(ids) - 1)) for ids in whole]
 
 
 def _tokens(rows: list[Row]) -> np.ndarray:
