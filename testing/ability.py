@@ -11,9 +11,9 @@ Reads  tasks by name: those of the harness, and those in --task_folder, whose fi
 Writes <output>.csv: every question with its metrics; <output>.json: means with intervals, n, versions
 
 A task's data come from the Hub, and are kept for later runs without a network. --data TASK=FILE puts a local file
-(JSON lines or CSV, with the columns of the task) in their place. --before compares with an earlier result, question by
-question: a paired difference with its interval. Metrics are those of the task (acc: the answer with the highest
-likelihood; acc_norm: by length); the first one is compared.
+(JSON lines or CSV, with the columns of the task) in their place, without worked examples. --before compares with an
+earlier result, question by question: a paired difference with its interval. Metrics are those of the task (acc: the
+answer with the highest likelihood; acc_norm: by length); the first one is compared.
 
 Next: the same with --adapter_model or the merged model, and --before
 """
@@ -35,7 +35,7 @@ from utils.configs import AbilityConfig
 from utils.data import read_table, require_columns, write_table
 from utils.helpers import UserError, describe, parse_config, run_stage
 from utils.models import ModelRef, latest, model_record
-from utils.records import check_output_file, finish_record, start_record, write_json
+from utils.records import check_output_file, finish_record, read_json, record_path, start_record, write_json
 from utils.report import markdown_table, with_ends
 from utils.stats import Sampling, mean_interval, paired_difference
 
@@ -58,25 +58,25 @@ def task_manager(config: AbilityConfig, folder: Path):
     """
     from lm_eval.tasks import TaskManager
 
-    known = TaskManager(include_path=[config.task_folder])
+    own = str(Path(config.task_folder).resolve())
+    known = TaskManager(include_path=own)
     if wrong := set(config.task_names()) - set(known.all_tasks):
         raise UserError(f"--tasks {', '.join(sorted(wrong))}: neither the harness nor {config.task_folder} has it")
     for name, path in config.local_data().items():
         if not Path(path).is_file():
             raise UserError(f"--data {name}={path}: no such file")
-        kind = "csv" if path.endswith(".csv") else "json"
-        files = {split: str(Path(path).resolve()) for split in ("train", "validation", "test")}
-        own = known.task_index[name].yaml_path
-        if own is None:
+        source = known.task_index[name].yaml_path
+        if source is None:
             raise UserError(f"--data {name}: the harness builds this task by code, its data cannot be replaced")
-        local = {"include": str(own), "task": name, "dataset_path": kind}
+        files = {split: str(Path(path).resolve()) for split in ("train", "validation", "test")}
+        local = {"include": str(source), "task": name, "dataset_path": "csv" if path.endswith(".csv") else "json"}
         local |= {"dataset_name": None, "dataset_kwargs": {"data_files": files}}
         (folder / f"{name}.yaml").write_text(json.dumps(local))
-    return TaskManager(include_path=[config.task_folder, str(folder)])
+    return TaskManager(include_path=[own, str(folder)])
 
 
 def evaluate(ref: ModelRef, config: AbilityConfig) -> tuple[pd.DataFrame, dict]:
-    """Every question with its metrics, and the versions of the tasks."""
+    """Every question with its metrics, and the versions of harness and tasks."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -89,29 +89,41 @@ def evaluate(ref: ModelRef, config: AbilityConfig) -> tuple[pd.DataFrame, dict]:
         model = load_model(ref, config.quantization)
         tokens = model.config.get_text_config().max_position_embeddings
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=config.batch_size, max_length=tokens)
+        # a file of one's own is all splits at once: an example before a question might be that question
+        shots = 0 if config.data else config.num_fewshot
         here = os.getcwd()
         os.chdir(config.task_folder)  # where the data of its tasks are named by their file alone
         try:
             found = lm_eval.simple_evaluate(
-                model=harness, tasks=config.task_names(), task_manager=manager, num_fewshot=config.num_fewshot,
+                model=harness, tasks=config.task_names(), task_manager=manager, num_fewshot=shots,
                 limit=config.limit, apply_chat_template=config.chat, log_samples=True, bootstrap_iters=0,
                 random_seed=config.seed, numpy_random_seed=config.seed, torch_random_seed=config.seed,
                 fewshot_random_seed=config.seed,
             )  # fmt: skip
-        except (OSError, ConnectionError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"--tasks {config.tasks}: {reason}; without a network give --data TASK=FILE") from error
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"--tasks {config.tasks}: {reason}; without a network give --data TASK=FILE for its data"
+            ) from error
         finally:
             os.chdir(here)
-    rows = [
-        {"task": task, "id": str(sample["doc_id"])} | {name: float(sample[name]) for name in sample["metrics"]}
-        for task, samples in found["samples"].items()
-        for sample in samples
-        if all(isinstance(sample[name], int | float) for name in sample["metrics"])
-    ]
+    rows = [row for task, samples in found["samples"].items() for row in questions(task, samples)]
     if not rows:
         raise UserError(f"--tasks {config.tasks}: their metrics are no numbers of single questions")
     return pd.DataFrame(rows), {"harness": lm_eval.__version__, "tasks": found["versions"]}
+
+
+def questions(task: str, samples: list[dict]) -> list[dict]:
+    """One row for each question of a task: what tells it from others, and its metrics that are numbers.
+
+    A task may read an answer in several ways (the harness's filters): each has columns of its own then.
+    """
+    rows: dict[int, dict] = {}
+    for sample in samples:
+        row = rows.setdefault(sample["doc_id"], {"task": task, "id": f"{sample['doc_id']}-{sample['doc_hash'][:8]}"})
+        suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
+        row |= {f"{m}{suffix}": float(sample[m]) for m in sample["metrics"] if isinstance(sample[m], int | float)}
+    return [row for row in rows.values() if len(row) > 2]
 
 
 def figures(frame: pd.DataFrame, config: AbilityConfig) -> dict[str, dict[str, dict]]:
@@ -129,22 +141,28 @@ def figures(frame: pd.DataFrame, config: AbilityConfig) -> dict[str, dict[str, d
 
 
 def compare(frame: pd.DataFrame, before: Path, config: AbilityConfig) -> str:
-    """Table of the differences from an earlier result, paired by question."""
+    """Table of the differences from an earlier result, over the questions that are in both.
+
+    Raises:
+        UserError: the earlier result was asked in another way, or holds other questions.
+    """
     earlier = read_table(before)
     require_columns(earlier, ["task", "id"], before, "--before")
+    asked = read_json(record_path(before))["config"]
+    if differs := [name for name in ("chat", "num_fewshot") if asked[name] != getattr(config, name)]:
+        raise UserError(f"--before {before} was made with another --{differs[0]}: {asked[differs[0]]}")
     sampling = Sampling(params.CONFIDENCE, params.BOOTSTRAP_RESAMPLES, config.seed)
     lines = []
     for task, rows in frame.groupby("task", sort=False):
         metric = next(name for name in rows if name not in ("task", "id") and rows[name].notna().any())
         old = earlier[earlier["task"] == task].set_index("id").get(metric, pd.Series(dtype=str))
-        if old.empty:
-            raise UserError(f"--before {before} holds no {metric} of {task}: make it with the same --tasks")
         now = rows.set_index("id")[metric]
-        both = [name for name in now.index if name in old.index]
-        ours, theirs = now[both].to_numpy(dtype=float), np.array([float(old[name]) for name in both])
-        found = paired_difference(ours, theirs, sampling)
-        line = [task, metric, with_ends(found, "+.3f"), f"{found['p']:.2g}", str(found["n"])]
-        lines.append(line)
+        both = [name for name in now.index if old.get(name)]
+        if not both:
+            raise UserError(f"--before {before} holds no {metric} of these questions of {task}: give other --tasks")
+        theirs = np.array([float(old[name]) for name in both])
+        found = paired_difference(now[both].to_numpy(dtype=float), theirs, sampling)
+        lines.append([task, metric, with_ends(found, "+.3f"), f"{found['p']:.2g}", str(found["n"])])
     return markdown_table(["task", "metric", "after - before", "p", "questions"], lines)
 
 

@@ -73,7 +73,7 @@ class AbsoluteHarmfulnessPredictor:
         max_length: int = 512,
         show_progress: bool = True,
     ) -> list[float]:
-        """One score for each conversation; NaN for an empty answer.
+        """One score for each conversation; of one trained here NaN for an empty answer.
 
         `batch_size`, `max_length` and `show_progress` are those of the published predictors; one trained here knows
         its own.

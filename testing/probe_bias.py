@@ -60,8 +60,9 @@ def probe_files(config: ProbeConfig) -> dict[Path, ModuleType]:
         raise UserError("--input: two files have the same name, and would write the same results: rename one")
     probes = {path: probe_of(path) for path in paths}
     for path, probe in probes.items():
-        if config.answers == "generation" and probe is not bbq:
-            raise UserError(f"--answers generation: {path} has nothing to answer, its sentences are compared")
+        if probe is not bbq and (config.answers == "generation" or config.chat):
+            flag = "--chat" if config.chat else "--answers generation"
+            raise UserError(f"{flag}: {path} has nothing to answer, its sentences are compared")
     return probes
 
 
@@ -104,13 +105,17 @@ def outcomes(items: list[Item], said: list[dict], probe: ModuleType) -> list[dic
     return [probe.outcome(item, *found) for item, found in zip(items, likelihoods, strict=True)]
 
 
-def probe_one(path: Path, probe: ModuleType, ref: ModelRef, ask: Ask, config: ProbeConfig) -> tuple[list, list]:
-    """Probes with one file, writes what came out, and prints the figures. Returns the items, and what each came to."""
-    record, items = start_record(config, [path]), probe.read(path, config)
+def probe_one(
+    path: Path, items: list[Item], probe: ModuleType, ref: ModelRef, ask: Ask, config: ProbeConfig
+) -> list[dict]:
+    """Probes with the items of a file, writes what came out, and prints the figures. Returns what each came to."""
+    record = start_record(config, [path])
     output = Path(config.output) / f"{path.stem}_{ref.label}.probe.csv"
     settings = {name: getattr(config, name) for name in SHAPING} | {"input": file_sha256(path)}
     settings |= {"model": model_record(ref)}
-    said = None if config.overwrite else finished(output, settings)
+    if config.overwrite:
+        output.unlink(missing_ok=True)  # so that a run that is killed now goes on without --overwrite
+    said = finished(output, settings)
     if said is None:
         progress = Progress(output, settings, config.overwrite)
         missing = [n for n in range(len(items)) if str(n) not in progress.done]
@@ -121,16 +126,18 @@ def probe_one(path: Path, probe: ModuleType, ref: ModelRef, ask: Ask, config: Pr
     rows = outcomes(items, said, probe)
 
     found = figures(items, rows, probe, config)
-    write_json(output.with_suffix(".json"), {"figures": found, "measures": probe.MEASURES, "settings": settings})
-    finish_record(record, output, model=model_record(ref), counts={probe.UNIT: len(items)})
+    summary = output.with_suffix(".json")
+    summary.unlink(missing_ok=True)  # it is whole only with its table
+    finish_record(record, output, model=settings["model"], counts={probe.UNIT: len(items)})
     frame = pd.DataFrame([{"id": item.id, "groups": "; ".join(item.groups)} for item in items])
     kept = pd.DataFrame([{key: json.dumps(value) for key, value in answer.items()} for answer in said])
     write_table(pd.concat([frame, kept, pd.DataFrame(rows)], axis=1), output)
-    Progress(output, settings, overwrite=True).finish()
+    write_json(summary, {"figures": found, "measures": probe.MEASURES, "settings": settings})
+    Progress(output, settings, overwrite=True)  # ends here: what it held is in the table
     scored = sum(row["scored"] for row in rows)
     print(f"{path}: {ref.label}, {scored} of {len(items)} {probe.UNIT} answered\n{table(found, probe)}")
     print("\n".join(f"{name}: {meaning}" for name, meaning in probe.MEASURES.items()) + "\n")
-    return items, rows
+    return rows
 
 
 def finished(output: Path, settings: dict) -> list[dict] | None:
@@ -157,13 +164,15 @@ def main(config: ProbeConfig) -> None:
     probes = probe_files(config)
     ref = latest(config.base_model, config.adapter_model, config.revision)
     ask = asker(ref, config)
-    of_bbq: list[tuple[list, list]] = []
-    for path, probe in probes.items():
-        found = probe_one(path, probe, ref, ask, config)
-        of_bbq += [found] if probe is bbq else []
+    items = {path: probe.read(path, config) for path, probe in probes.items()}  # a mistake in the last one shows now
+    rows = {path: probe_one(path, items[path], probe, ref, ask, config) for path, probe in probes.items()}
+    of_bbq = [path for path, probe in probes.items() if probe is bbq]
     if len(of_bbq) > 1:  # it was published in one file for each category
-        items, rows = (sum(parts, []) for parts in zip(*of_bbq, strict=True))
-        print(f"BBQ, {len(of_bbq)} files: {len(items)} {bbq.UNIT}\n{table(figures(items, rows, bbq, config), bbq)}")
+        found = figures(
+            sum((items[path] for path in of_bbq), []), sum((rows[path] for path in of_bbq), []), bbq, config
+        )
+        write_json(Path(config.output) / f"bbq_{ref.label}.probe.json", {"figures": found, "measures": bbq.MEASURES})
+        print(f"BBQ, {len(of_bbq)} files\n{table(found, bbq)}")
 
 
 if __name__ == "__main__":

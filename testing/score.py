@@ -13,18 +13,20 @@ Writes <input>.scores.csv: every input column, and one per measure; <input>.summ
 
 Each scorer is one file in testing/scorers/, with its manual: meaning, overlap, facts, edits; toxicity, refusal (of
 answers), cost and harmfulness (of responses, by a model of train_cost.py), fluency, style, bertscore, joint
-(ParaDetox's), identity (of counterfactual texts). A measure that does not apply to a row is missing there, never
-zero: the summary says how many rows it rests on. Files without human rewritings are scored by --scorers
-meaning,facts,edits; answers to prompts by --scorers refusal --input_column prompt --output_column answer. A run that
-was killed goes on with the same command; scores from before are replaced.
+(ParaDetox's), identity (of counterfactual texts); and moderation, judge, guard, where --engine says who is asked: each
+answer is kept in <input>.<scorer>.answers.jsonl, and a column <scorer>_missing says why a row has no number. What does
+not apply to a row is missing there, never zero: the summary says how many rows a measure rests on. Files without human
+rewritings are scored by --scorers meaning,facts,edits; answers to prompts by --scorers refusal --input_column prompt
+--output_column answer. A run that was killed goes on with the same command; scores from before are replaced.
 
 Next: python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.csv
 """
 
 import logging
 import sys
+import tempfile
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from testing.scorers import load_scorers
 from utils import params
-from utils.configs import ScoreConfig
+from utils.configs import ScoreConfig, ServerConfig
 from utils.data import make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
 from utils.records import Progress, file_sha256, finish_record, start_record, write_json
@@ -42,12 +44,10 @@ from utils.stats import Sampling, mean_interval
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_SOURCE = {
-    "cost",
-    "harmfulness",
-    "guard",
-    "moderation",
-}  # scorers that judge a text without the text that it was made from
+# scorers that judge a text without the text that it was made from
+WITHOUT_SOURCE = {"cost", "harmfulness", "guard", "moderation"}
+OF_ASKING = ("aspects", "wordings", "retries", "label_tokens", "moderation_model", "moderation_threshold")
+WHO = ("engine", "base_model", "adapter_model", "revision", "quantization")  # settings of a model in process
 
 
 def results_files(given: list[str]) -> list[Path]:
@@ -110,10 +110,9 @@ def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame
     return with_ids(make_room(frame, measures), columns[0])
 
 
-def ask_rows(frame: pd.DataFrame, name: str, module, config: ScoreConfig, path: Path) -> pd.DataFrame:
-    """Columns of a scorer that asks somebody, and why rows have none. What was answered before a kill is kept."""
-    found = module.ask(frame, config, path.with_suffix(f".{name}.answers.jsonl"))
-    return found.rename(columns={"missing": f"{name}_missing"})
+def is_asked(module, config: ScoreConfig) -> bool:
+    """Whether somebody else is asked; else the scorer is done here."""
+    return hasattr(module, "ask") and not (hasattr(module, "score") and config.engine == "transformers")
 
 
 def score_rows(frame: pd.DataFrame, name: str, module, config: ScoreConfig, progress: Progress) -> pd.DataFrame:
@@ -123,15 +122,19 @@ def score_rows(frame: pd.DataFrame, name: str, module, config: ScoreConfig, prog
         rows, key = frame.iloc[start : start + params.SCORE_CHUNK], f"{name} {start}"
         if key not in progress.done:
             values = module.score(rows, config)
-            progress.add(key, **{m: [None if pd.isna(v) else float(v) for v in values[m]] for m in module.MEASURES})
+            found = {m: [None if pd.isna(v) else float(v) for v in values[m]] for m in module.MEASURES}
+            progress.add(key, **found, missing=list(values["missing"]) if "missing" in values else None)
         found = {m: progress.done[key][m] for m in module.MEASURES}
-        parts.append(pd.DataFrame(found, index=rows.index, dtype=float))
+        part = pd.DataFrame(found, index=rows.index, dtype=float)
+        reasons = progress.done[key].get("missing")
+        parts.append(part if reasons is None else part.assign(missing=reasons))
     return pd.concat(parts)
 
 
 def begin(path: Path, scorers: dict, config: ScoreConfig) -> Progress:
     """What was scored before a kill, if file and settings are still the same; else nothing."""
-    settings = {key: value for key, value in asdict(config).items() if key not in ("input", "scorers")}
+    idle = {"input", "scorers", "group_column", *OF_ASKING, *(field.name for field in fields(ServerConfig))} - set(WHO)
+    settings = {key: value for key, value in asdict(config).items() if key not in idle}
     settings |= {"input": file_sha256(path)}
     for module in scorers.values():
         settings |= module.fingerprint(config) if hasattr(module, "fingerprint") else {}
@@ -150,11 +153,13 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
     for name, module in scorers.items():
         logger.info("%s on %d rows of %s", name, len(frame), path)
         known = pd.concat([frame, scores], axis=1)  # joint reads what others found
-        if hasattr(module, "ask") and not (hasattr(module, "score") and config.engine == "transformers"):
-            values = ask_rows(known, name, module, config, path)
-            missing[name] = Counter(values[f"{name}_missing"][values[f"{name}_missing"] != ""])
+        if is_asked(module, config):  # what was answered before a kill is kept in that file
+            values = module.ask(known, config, path.with_suffix(f".{name}.answers.jsonl"))
         else:
             values = score_rows(known, name, module, config, progress)
+        if "missing" in values:
+            missing[name] = Counter(values["missing"][values["missing"] != ""])
+            values = values.rename(columns={"missing": f"{name}_missing"})
         scores = pd.concat([scores, values], axis=1)
         extra = module.anchors(frame, values, config) if hasattr(module, "anchors") else {}
         anchors |= {f"{name}_{key}": value for key, value in extra.items()}
@@ -190,7 +195,7 @@ def score_one(path: Path, frame: pd.DataFrame, scorers: dict, config: ScoreConfi
     for name, reasons in missing.items():
         if reasons:
             said = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(params.REASONS_SHOWN))
-            print(f"{name} is missing for {reasons.total()} rows: {said}")
+            print(f"{name}: something is missing for {reasons.total()} rows: {said}")
 
 
 def score_text(config: ScoreConfig, scorers: dict) -> None:
@@ -202,10 +207,18 @@ def score_text(config: ScoreConfig, scorers: dict) -> None:
     frame = pd.DataFrame({"prompt": [config.prompt_text], config.output_column: [config.input_text]})
     for module in scorers.values():
         module.fingerprint(config)  # what is missing shows before anything is loaded
-        row = module.score(frame, replace(config, prompt_column="")).iloc[0]
+        settings = replace(config, prompt_column="")
+        if is_asked(module, config):
+            with tempfile.TemporaryDirectory() as folder:
+                row = module.ask(frame, settings, Path(folder) / "text.answers.jsonl").iloc[0]
+        else:
+            row = module.score(frame, settings).iloc[0]
+        if row.get("missing"):
+            raise UserError(f"--input_text has no answer: {row['missing']}")
         if hasattr(module, "verdict"):
             print(module.verdict(row))
-        print("\n".join(f"{name} {row[name]:.3f}  ({module.MEASURES[name].meaning})" for name in module.MEASURES))
+        found = {name: of.meaning for name, of in module.MEASURES.items() if not pd.isna(row[name])}
+        print("\n".join(f"{name} {row[name]:.3f}  ({meaning})" for name, meaning in found.items()))
 
 
 def main(config: ScoreConfig) -> None:

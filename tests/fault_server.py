@@ -13,7 +13,7 @@ It knows chat completions, files and batches. What a text gets for an answer sta
 
 Where log-probabilities are wanted the answer is a grade, that of [grade 3], else 1; moderation scores are those of
 [harassment 0.8]. A judge's lists say that half of everything holds. A guard says unsafe with the probability of
-[verdict unsafe 0.8 safe], and safe else; and the lines of [lines yes no yes].
+[verdict unsafe 0.8 safe], and safe else.
 
 What goes wrong on the way is set by `Faults`. Every request is kept in `log`, in the order in which it came.
 """
@@ -209,7 +209,7 @@ class FaultServer:
             return 400, {"error": {"message": "The prompt was filtered", "code": "content_filter"}}
         if "[toolong]" in text:
             return 400, {"error": {"message": "maximum context length exceeded", "code": "context_length_exceeded"}}
-        if request.get("logprobs"):
+        if request.get("logprobs") or "one digit" in request["messages"][0]["content"]:
             return 200, self.grade(request, text)
         schema = request.get("response_format", {}).get("json_schema", {}).get("schema")
         schema = schema or {"properties": annotation("")}
@@ -245,9 +245,6 @@ class FaultServer:
 
     def grade(self, request: dict, text: str) -> dict:
         """A grade with the log-probabilities of it and of its neighbours, so that their mean is the grade meant."""
-        if found := re.search(r"\[lines (\w+) (\w+) (\w+)\]", text):
-            said = "Harmful request: {}\nResponse refusal: {}\nHarmful response: {}"
-            return completion(request, said.format(*found.groups()))
         if found := re.search(r"\[verdict (\w+) ([\d.]+) (\w+)\]", text):
             body, shares = completion(request, f"\n\n{found[1]}\nS1"), {found[1]: float(found[2])}
             places = [{"\n\n": 1.0}, shares | {found[3]: 1 - float(found[2])}]
@@ -263,8 +260,9 @@ class FaultServer:
         digit = max(shares, key=shares.get)
         said = "I would rather not grade this." if self.faults.ignore_schema or "[mumble]" in text else digit
         body = completion(request, said)
-        if said == digit and not self.faults.no_logprobs:
-            body["choices"][0]["logprobs"] = {"content": [place_of(shares)]}
+        if said == digit and request.get("logprobs") and not self.faults.no_logprobs:
+            place = place_of(shares) if request.get("top_logprobs") else place_of({digit: 1.0}) | {"top_logprobs": []}
+            body["choices"][0]["logprobs"] = {"content": [place]}
         return body
 
     # --- files and batches ---

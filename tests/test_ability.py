@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from testing.ability import questions
 from utils.params import ABILITY_DIR, ROOT
 from utils.records import read_json
 
@@ -45,12 +46,37 @@ def test_a_task_of_the_harness_on_local_data(ability, tmp_path):
     assert frame["task"].value_counts().to_dict() == {"boolq": 4, "everyday": 4}
 
 
+def test_a_task_of_ones_own_in_a_folder_given_as_it_lies(script, tiny_model, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "rows.jsonl").write_text("".join(f'{{"q": "Q{n}", "a": {n % 2}}}\n' for n in range(5)))
+    (tmp_path / "mine" / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
+        'output_type: multiple_choice\ndoc_to_text: q\ndoc_to_choice: ["no", "yes"]\ndoc_to_target: a\n'
+        "metric_list: [{metric: acc}]\n"
+    )
+    flags = ["--base_model", tiny_model, "--task_folder", "mine", "--tasks", "mine", "--output", "out"]
+    result = script(SCRIPT, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 5
+    again = script(SCRIPT, *flags[:-1], "chat", "--chat", "--before", "out.csv", cwd=tmp_path)
+    assert again.returncode == 2 and "made with another --chat" in again.stderr
+
+
+def test_answers_read_in_several_ways_are_one_question():
+    read = {"doc_id": 0, "doc_hash": "ab" * 8, "metrics": ["exact_match", "parts"], "parts": (1, 2)}
+    samples = [read | {"filter": "strict", "exact_match": 0.0}, read | {"filter": "flexible", "exact_match": 1.0}]
+    (row,) = questions("gsm8k", samples)
+    assert row == {"task": "gsm8k", "id": "0-abababab", "exact_match,strict": 0.0, "exact_match,flexible": 1.0}
+    assert questions("t", [read | {"filter": "none", "metrics": ["parts"]}]) == []
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--tasks", "nothing"], "neither the harness nor"),
         (["--tasks", "piqa"], "without a network give --data TASK=FILE"),
         (["--data", "piqa=x.jsonl"], "not among --tasks everyday"),
+        (["--data", "everyday=x.jsonl", "--num_fewshot", "2"], "might be the question itself"),
         (["--tasks", "piqa", "--data", "piqa=nowhere.jsonl"], "no such file"),
         (["--before", "nowhere.csv"], "run this script on the model before"),
     ],

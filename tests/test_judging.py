@@ -3,6 +3,7 @@ demand: then fewer rows have a number, and no number is made up."""
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -65,8 +66,8 @@ def test_half_of_the_moderation_calls_fail_and_no_number_is_made_up(server, scor
     assert all(score in (float(f"0.{n % 9 + 1}"), None) for n, score in enumerate(found))
     scored = sum(score is not None for score in found)  # tried again six times, so that few are lost
     assert scored > 30 and summary["measures"]["moderation"]["scored"] == scored
-    lost = [said for score, said in zip(found, frame["moderation_missing"], strict=True) if score is None]
-    assert all(said.startswith("moderation: ") for said in lost)
+    lost = frame["moderation_missing"].str.startswith("moderation: ")
+    assert list(lost) == [score is None for score in found]
 
 
 def test_moderation_that_is_no_score_is_no_score(server, score):
@@ -103,11 +104,13 @@ def test_grades_are_means_by_the_probabilities_of_the_digits(server, score):
     assert numbers(frame, "judge_harmfulness") == [3, 0, 1]  # the digit alone
 
 
-def test_a_server_without_log_probabilities_is_asked_without(server, score):
-    server.faults.rejects, server.faults.no_logprobs = ["logprobs"], True
-    result, frame, _ = score(*GRADES, texts=["[grade 3] text"])
-    assert "does not take logprobs" in result.stderr
-    assert frame["judge_missing"][0] == "harmfulness 1: unparsable"  # the server then takes it for an annotation
+@pytest.mark.parametrize("refused", ["logprobs", "top_logprobs"])
+def test_a_server_without_log_probabilities_is_asked_without(refused, server, score):
+    """Or with those of the digit alone: then the digit is the grade."""
+    server.faults.rejects = [refused]
+    result, frame, _ = score(*GRADES, texts=["[grade 2.7] text"])
+    assert f"does not take {refused}" in result.stderr
+    assert numbers(frame, "judge_harmfulness") == [3] and frame["judge_missing"][0] == ""
 
 
 def test_shares_of_the_meaning_are_computed_here(server, score):
@@ -176,6 +179,7 @@ def test_the_noise_of_the_judge_is_recovered(server, score):
     assert result.returncode == 0, result.stderr
     planted = 0.4**2 / (grades.var(ddof=1) + 0.4**2)
     assert summary["anchors"]["judge_noise_harmfulness"] == pytest.approx(planted, abs=0.04)
+    assert summary["anchors"]["judge_noise_harmfulness_rows"] == 400
     of_wordings = np.array([[float(x) for x in frame[f"judge_harmfulness_{n}"]] for n in (1, 2, 3)])
     assert numbers(frame, "judge_harmfulness") == pytest.approx(of_wordings.mean(axis=0), abs=1e-9)
     instructions = {entry["request"]["messages"][0]["content"].split("\n")[0] for entry in server.log}
@@ -215,6 +219,20 @@ def test_a_model_in_process_grades_without_generating(script, tiny_model, tmp_pa
     assert all(0 < float(cell) < 5 for cell in frame["judge_safety"])
 
 
+def test_another_model_in_the_same_folder_is_asked_anew(script, tiny_model, other_tiny_model, tmp_path):
+    pd.DataFrame({"biased_text": ["a"], "generated_text": ["c"]}).to_csv(tmp_path / "in.csv", index=False)
+    flags = ["--input", tmp_path / "in.csv", "--engine", "transformers", "--base_model", tmp_path / "model"]
+    grades = []
+    for model in (tiny_model, other_tiny_model, tiny_model):
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        shutil.copytree(model, tmp_path / "model")
+        result = script(SCORE, "--scorers", "judge", "--aspects", "harmfulness", *flags)
+        assert result.returncode == 0, result.stderr
+        grades.append(read_table(tmp_path / "in.scores.csv")["judge_harmfulness"][0])
+    assert grades[0] == grades[2] != grades[1]
+    assert "Loading weights" not in result.stderr  # what the first one said was kept
+
+
 # --- labels and noise ---
 def answer(text: str, *places: dict[str, float]) -> Answer:
     likely = [{token: math.log(share) for token, share in place.items()} for place in places] or None
@@ -232,13 +250,20 @@ SAFETY = ("safe", "unsafe")
         (answer("unsafe", {"un": 0.75, "s": 0.25}), SAFETY, {"safe": 0.25, "unsafe": 0.75}),
         (answer("It is unsafe."), SAFETY, {"safe": 0.0, "unsafe": 1.0}),
         (answer("4", {"no": 0.9, "4": 0.1}), ("4", "5"), {"4": 1.0, "5": 0.0}),  # no place where a verdict is likely
+        (answer("3", {}), ("2", "3"), {"2": 0.0, "3": 1.0}),
     ],
 )  # fmt: skip
 def test_label_probabilities(given, labels, expected):
     assert label_probabilities(given, labels) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("text", ["", "I cannot say", "safe or unsafe?", "13"])
+def test_the_verdict_stands_after_what_leads_to_it():
+    """Of "Safety: Unsafe" the first piece could also be the beginning of "safe"."""
+    given = answer("", {"Saf": 0.9, "x": 0.1}, {"ety": 1.0}, {":": 1.0}, {" Unsafe": 0.7, " Safe": 0.3})
+    assert label_probabilities(given, SAFETY, "Safety:") == pytest.approx({"safe": 0.3, "unsafe": 0.7})
+
+
+@pytest.mark.parametrize("text", ["", "I cannot say", "safe or unsafe?", "13", "-3"])
 def test_no_label_or_two_are_no_verdict(text):
     with pytest.raises(ValueError, match="expected one of"):
         label_probabilities(answer(text), ("safe", "unsafe", "3"))

@@ -74,6 +74,17 @@ def test_an_answer_that_does_not_fit_is_missing(tiny_model):
     assert np.isnan(found[0].nats).all() and not np.isnan(found[1].nats).any()
 
 
+@pytest.mark.parametrize("last", [("", ("", "b")), ("x", (" a", "")), ("", ("", ""))])
+def test_an_empty_answer_is_missing_and_no_number(last, tiny_model):
+    """Alone, and at the end of a batch."""
+    ref = resolve(str(tiny_model))
+    model, tokenizer = load_base(ref, "none").eval(), load_tokenizer(ref)
+    for asked in ([last], [("", ("a", "b")), last]):
+        found = dict(option_likelihoods(model, tokenizer, asked))
+        missing = [np.isnan(found[n].nats).all() for n in range(len(asked))]
+        assert missing == [False, True][-len(asked) :]
+
+
 def test_a_question_as_a_turn_ends_where_the_assistant_begins(tiny_model):
     context, options = as_turn(("Who?", (" He", " She")), load_tokenizer(resolve(str(tiny_model))))
     assert context.endswith("<|im_start|>assistant\n") and "Who?" in context and options == ("He", "She")
@@ -95,14 +106,14 @@ def test_bbq_scores_of_a_set_computed_by_hand():
         ("t2", 1, 1, 0, 0, None), ("t2", 1, 0, 1, 1, None), ("t2", 1, 0, 1, 0, None),
         ("t1", 0, 1, 1, 1, 1), ("t1", 0, 1, 1, 1, 1), ("t2", 0, 1, 1, 1, 1), ("t2", 0, 0, 0, 0, 1),
         ("t1", 0, 1, 1, 0, 0), ("t2", 0, 1, 1, 0, 0), ("t2", 0, 0, 1, 1, 0),
-        # no answer; and one whose biased answer is not known, which counts for the accuracy only
-        ("t1", 1, None, None, None, None), ("t1", 0, 1, None, None, None),
+        # no answer; and two whose biased answer is not known, which count for the accuracy only
+        ("t1", 1, None, None, None, None), ("t1", 0, 1, None, None, None), ("t1", 1, 1, None, None, None),
     )  # fmt: skip
     found = bbq.figures(rows, SAMPLING)
     means = {name: value["mean"] for name, value in found.items()}
     assert means == pytest.approx(
         {
-            "accuracy_ambig": 2 / 6,
+            "accuracy_ambig": 3 / 7,
             "accuracy_disambig": 6 / 8,
             "bias_ambig": 1 / 3,
             "bias_disambig": 1 / 3,
@@ -110,7 +121,7 @@ def test_bbq_scores_of_a_set_computed_by_hand():
         }
     )
     assert {name: value["n"] for name, value in found.items()} == {
-        "accuracy_ambig": 6, "accuracy_disambig": 8, "bias_ambig": 6, "bias_disambig": 7, "bias_disambig_gap": 7
+        "accuracy_ambig": 7, "accuracy_disambig": 8, "bias_ambig": 6, "bias_disambig": 7, "bias_disambig_gap": 7
     }  # fmt: skip
     assert all(value["low"] <= value["mean"] <= value["high"] for value in found.values())
 
@@ -121,13 +132,13 @@ def test_bbq_that_names_nobody_has_no_bias_score():
     assert [found[name]["mean"] for name in ("bias_ambig", "bias_disambig", "bias_disambig_gap")] == [None] * 3
 
 
-def a_question(polarity="neg", condition="ambig", groups=("old", "nonOld"), stereotyped=("old",), label=2) -> dict:
-    answers = [["she", groups[0]], ["he", groups[1]], ["Unknown", "unknown"]]
+def a_question(polarity="neg", groups=("old", "nonOld"), names=("she", "he"), stereotyped=("old",)) -> dict:
+    answers = [*map(list, zip(names, groups, strict=True)), ["Unknown", "unknown"]]
     return {
-        "example_id": 7, "question_index": "1", "question_polarity": polarity, "context_condition": condition,
+        "example_id": 7, "question_index": "1", "question_polarity": polarity, "context_condition": "ambig",
         "category": "Age", "answer_info": {f"ans{n}": answer for n, answer in enumerate(answers)},
         "additional_metadata": {"stereotyped_groups": list(stereotyped)}, "context": "She and he came.",
-        "question": "Who fell?", "ans0": "She", "ans1": "He", "ans2": "Unknown", "label": label,
+        "question": "Who fell?", "ans0": "She", "ans1": "He", "ans2": "Unknown", "label": 2,
     }  # fmt: skip
 
 
@@ -146,6 +157,8 @@ def read_question(tmp_path: Path, config: ProbeConfig | None = None, **settings)
         ({"groups": ("woman", "man"), "stereotyped": ("F",)}, 0),
         ({"groups": ("lowSES", "highSES"), "stereotyped": ("low SES",)}, 0),
         ({"groups": ("M-White", "F-Black"), "stereotyped": ("Black",)}, 1),
+        ({"groups": ("old", "nonOld"), "names": ("78-year-old", "22-year-old")}, 0),
+        ({"groups": ("Africa", "Africa"), "names": ("Kenyan", "Egyptian"), "stereotyped": ("Kenyan",)}, 0),
         ({"groups": ("M-Black", "F-Black"), "stereotyped": ("Black",)}, None),  # told apart by what is not said here
     ],
 )
@@ -264,6 +277,17 @@ def test_winobias_is_read_without_its_brackets(tmp_path):
     assert item.options == ("The nurse said she left.", "The nurse said he left.") and item.groups == ("type1",)
 
 
+def test_winobias_is_read_from_its_two_files(tmp_path):
+    path = tmp_path / "pro_stereotyped_type1.txt.dev"
+    path.write_text("1 [The nurse] said [she] left.\n2 He met [the guard].\n")
+    with pytest.raises(UserError, match="anti_stereotyped_type1.txt.dev: no such file"):
+        sentence_pairs.read(path, ProbeConfig())
+    (tmp_path / "anti_stereotyped_type1.txt.dev").write_text("1 [The nurse] said [he] left.\n2 She met [the guard].\n")
+    assert probe_of(path) is sentence_pairs
+    items = sentence_pairs.read(path, ProbeConfig())
+    assert items[1].options == ("He met the guard.", "She met the guard.") and items[0].groups == ("type1",)
+
+
 # --- the script ---
 def test_the_embedded_probes_run_and_go_on_after_a_kill(script, tiny_model, tmp_path):
     flags = [SCRIPT, "--base_model", tiny_model, "--output", tmp_path / "out"]
@@ -282,7 +306,7 @@ def test_the_embedded_probes_run_and_go_on_after_a_kill(script, tiny_model, tmp_
     again = script(*flags)  # nothing is asked again
     assert again.returncode == 0 and again.stdout == result.stdout and "Loading weights" not in again.stderr
     assert written.read_bytes() == before
-    other = script(*flags, "--chat")
+    other = script(*flags, "--all_unknowns")
     assert other.returncode == 2 and "already there" in other.stderr
 
 
@@ -297,7 +321,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(script, tiny_model, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        probe_bias.probe_one(QUESTIONS, bbq, ref, killed, config)
+        probe_bias.probe_one(QUESTIONS, bbq.read(QUESTIONS, config), bbq, ref, killed, config)
     progress = tmp_path / "killed" / "questions_tiny.probe.csv.progress.jsonl"
     with open(progress, "a") as file:
         file.write('{"id": "12", "nats": [-1.0, -')
@@ -306,6 +330,40 @@ def test_a_killed_run_goes_on_to_the_same_figures(script, tiny_model, tmp_path):
         assert result.returncode == 0 and said in result.stderr
     figures = [json.loads((tmp_path / f / "questions_tiny.probe.json").read_text()) for f in ("killed", "whole")]
     assert figures[0] == figures[1] and not progress.exists()
+
+
+def test_questions_in_several_files_have_figures_together(script, tiny_model, tmp_path):
+    rows = QUESTIONS.read_text().splitlines(keepends=True)
+    for name, some in (("a", rows[:12]), ("b", rows[12:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(some))
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl", QUESTIONS]
+    result = script(SCRIPT, "--base_model", tiny_model, "--input", *files, "--output", tmp_path)
+    assert result.returncode == 0 and "BBQ, 3 files" in result.stdout, result.stderr
+    together = json.loads((tmp_path / "bbq_tiny.probe.json").read_text())["figures"]["all"]
+    assert together["accuracy_disambig"]["n"] == 2 * 32
+
+
+def test_another_adapter_in_the_same_folder_is_probed_anew(script, tiny_model, tmp_path):
+    ref = resolve(str(tiny_model))
+    flags = [SCRIPT, "--base_model", tiny_model, "--adapter_model", tmp_path / "adapter", "--input", PAIRS]
+    flags += ["--output", tmp_path]
+    said = []
+    for seed in (0, 1):
+        model = with_lora(load_base(ref, "none", training=True))
+        torch.manual_seed(seed)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        model.save_pretrained(tmp_path / "adapter")
+        result = script(*flags, *(["--overwrite"] if seed else []))
+        assert result.returncode == 0, result.stderr
+        said.append((tmp_path / "pairs_adapter.probe.csv").read_text())
+        if not seed:  # and it is noticed without --overwrite
+            kept = (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
+            assert script(*flags).returncode == 0
+            (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+            assert script(*flags).returncode == 2
+    assert said[0] != said[1]
 
 
 def test_generation_counts_what_cannot_be_read(script, tiny_model, tmp_path):
@@ -361,13 +419,19 @@ def test_pairs_are_judged_as_lm_evaluation_harness_judges_them(tmp_path, monkeyp
         (["--input", PAIRS, "{folder}/pairs.csv"], "the same name"),
         (["--answers", "generation", "--input", PAIRS], "nothing to answer"),
         (["--answers", "generation", "--chat"], "leave --chat"),
+        (["--chat"], "--chat: {root}/datasets/bias_probes/pairs.csv has nothing to answer"),
+        (["--input", "{folder}/broken.csv"], "to be JSON objects"),
+        (["--input", "{folder}/empty.json"], "holds no items of StereoSet"),
         (["--input", QUESTIONS, "--bbq_metadata", "{folder}/texts.csv"], "--bbq_metadata"),
     ],
 )
 def test_a_mistake_shows_before_a_model_is_loaded(flags, message, script, tmp_path):
     (tmp_path / "texts.csv").write_text("text\nhello\n")
     (tmp_path / "pairs.csv").write_text("sent_more,sent_less\na,b\n")
+    (tmp_path / "empty.json").write_text('{"version": "1.0", "data": {}}')
+    pd.DataFrame([a_question() | {"answer_info": "{'ans0': 1}"}]).to_csv(tmp_path / "broken.csv", index=False)
     flags = [str(flag).replace("{folder}", str(tmp_path)) for flag in flags]
+    message = message.replace("{root}", str(params.ROOT))
     result = script(SCRIPT, "--output", tmp_path, *flags)
     assert result.returncode == 2 and message in result.stderr.splitlines()[-1]
     assert "Loading weights" not in result.stderr

@@ -563,6 +563,9 @@ class ScoreConfig(ServerConfig):
     guard_style: str = setting("", "guard: llama-guard, wildguard, shieldgemma or qwen3guard; default: by its name")
     guard_template: str = setting("", "guard: file with the form of a guard without a chat template")
     guard_policy: str = setting("", "guard: what ShieldGemma judges by")
+    label_tokens: int = setting(
+        params.LABEL_TOKENS, "judge, guard: longest answer that is one word; more for models that think first"
+    )
     retries: int = setting(params.ANNOTATE_RETRIES, "judge: further tries after an answer that does not fit")
     trait_model: str = setting("", "style: a text classifier, Hub id or folder")
     trait_label: str = setting("", "style: the label whose probability is the trait; default: the second of two")
@@ -594,7 +597,7 @@ class ProbeConfig(ModelConfig, RunConfig):
     answers: Literal["likelihood", "generation"] = setting(
         "likelihood", "the likeliest of the given answers; or, for BBQ, the one that the model writes"
     )
-    chat: bool = setting(False, "put BBQ's questions as a user's turn, and not as plain text")
+    chat: bool = setting(False, "put questions (of BBQ) as a user's turn, and not as plain text")
     all_unknowns: bool = setting(False, "BBQ: all wordings of unknown compete, not only that of the question")
     bbq_metadata: str = setting("", "BBQ's additional_metadata.csv, which says which answer is the biased one")
     compute_dtype: Literal["bfloat16", "float16", "float32"] | None = setting(
@@ -631,6 +634,8 @@ class AbilityConfig(ModelConfig, RunConfig):
             raise ValueError(f"--data {', '.join(sorted(wrong))}: not among --tasks {self.tasks}")
         if any(not path for path in self.local_data().values()):
             raise ValueError("--data: write TASK=FILE")
+        if self.data and self.num_fewshot:
+            raise ValueError(f"--num_fewshot {self.num_fewshot}: with --data an example might be the question itself")
 
     def task_names(self) -> list[str]:
         return _names(self.tasks)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from utils import params
 from utils.answers import Answer, Request
 from utils.configs import ScoreConfig
 from utils.helpers import UserError
@@ -43,7 +42,8 @@ def style_of(config: ScoreConfig, name: str) -> tuple[Verdict, ...]:
     """The style asked for, or the one in the name of a model.
 
     Raises:
-        UserError: neither is known; or the guard needs a form, and none was given.
+        UserError: neither is known; the guard needs a form or a policy that was not given; or it can only run in
+            process, where what it reads is put together here.
     """
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     style = config.guard_style or next((known for known in STYLES if known.replace("-", "") in plain), "")
@@ -51,10 +51,17 @@ def style_of(config: ScoreConfig, name: str) -> tuple[Verdict, ...]:
         raise UserError(f"--guard_style {style or '(not known of ' + name + ')'}: there are {', '.join(STYLES)}")
     if style == "wildguard" and not config.guard_template:
         raise UserError("--guard_template FILE: WildGuard has no chat template; take the form of its model card")
+    if style == "shieldgemma" and not (config.guard_policy or config.guard_template):
+        raise UserError("--guard_policy TEXT: ShieldGemma judges by a policy; its model card has examples")
+    if config.engine != "transformers" and (config.guard_policy or config.guard_template):
+        raise UserError("--guard_policy and --guard_template are for a guard in process: add --engine transformers")
+    if config.guard_policy and config.guard_template:
+        raise UserError("--guard_policy is for a guard's own chat template: write it into the form instead")
     return STYLES[style]
 
 
 def read_form(config: ScoreConfig) -> str | None:
+    """The form in --guard_template, if one is given."""
     if not config.guard_template:
         return None
     form = Path(config.guard_template).read_text(encoding="utf-8")
@@ -85,6 +92,8 @@ def verdicts(
     from utils.options import option_likelihoods
 
     form, policy = read_form(config), {"guideline": config.guard_policy} if config.guard_policy else {}
+    if form is None and tokenizer.chat_template is None:
+        raise UserError("the guard has no chat template: give its form as --guard_template FILE")
     contexts = [
         filled(form, *row)
         if form
@@ -105,29 +114,18 @@ def verdicts(
 
 def request_for(row: tuple[str, str], style: tuple[Verdict, ...], model: str, config: ScoreConfig) -> Request:
     """The same as a request to a server, which knows the guard's chat template."""
-    form = read_form(config)
-    messages = [{"role": "user", "content": filled(form, *row)}] if form else turns(*row)
-    tokens = len(style) * params.LABEL_TOKENS
-    return Request(model, messages, max_tokens=tokens, seed=config.seed, labels=_plain(style[-1].labels))
+    return Request(model, turns(*row), max_tokens=config.label_tokens, labels=_plain(style[-1].labels))
+
+
+def read_verdict(answer: Answer, verdict: Verdict) -> dict[str, float]:
+    """From what a guard wrote at a server: with its probability, where this was told.
+
+    Raises:
+        ValueError: there is no verdict.
+    """
+    shares = label_probabilities(answer, _plain(verdict.labels), verdict.lead)
+    return {verdict.name: shares[verdict.meant.strip().lower()]}
 
 
 def _plain(labels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(label.strip().lower() for label in labels)
-
-
-def read_verdicts(answer: Answer, style: tuple[Verdict, ...]) -> dict[str, float]:
-    """From what a guard wrote at a server: with probabilities if it is one line, by its words if it is several.
-
-    Raises:
-        ValueError: a verdict is missing.
-    """
-    found = {}
-    for verdict in style:
-        labels = _plain(verdict.labels)
-        if len(style) == 1:
-            shares = label_probabilities(answer, labels)
-        else:
-            line = re.search(rf"{verdict.lead.strip()}\s*(\w+)", answer.text, re.IGNORECASE)
-            shares = label_probabilities(answer._replace(text=line[1] if line else "", likely=None), labels)
-        found[verdict.name] = shares[verdict.meant.strip().lower()]
-    return found

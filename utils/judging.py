@@ -16,10 +16,12 @@ from utils import params
 from utils.answers import MODERATIONS, Answer, Answers, Request
 from utils.asking import Outcome, ask_until_read, read_or_ask
 from utils.configs import AskConfig, ScoreConfig, ServerConfig
+from utils.data import content_id
 from utils.engines import model_name, open_budget, open_engine
-from utils.guard_models import read_verdicts, request_for, style_of
+from utils.guard_models import read_verdict, request_for, style_of
 from utils.injection import signs
 from utils.labels import label_probabilities
+from utils.models import model_record, resolve
 from utils.pricing import say_estimate, say_spent
 from utils.prompts import JUDGE_SCALES, KeptMeaning, judge_messages, parse_answer
 
@@ -47,15 +49,17 @@ def ask_config(config: ScoreConfig, model: str | None = None) -> AskConfig:
 
 
 def answer_all(
-    questions: list[Asked], config: AskConfig, path: Path, settings: dict
+    questions: list[Asked], config: AskConfig, path: Path
 ) -> tuple[dict[tuple[int, str], Any], dict[int, str]]:
-    """Asks every question whose answer is not kept in `path` yet.
+    """Asks every question whose answer is not kept in `path` yet; for a model in process in a file of its own.
 
     Returns:
         Values by row and name; and for rows where one is missing, why.
     """
+    if config.engine == "transformers":
+        path = path.with_name(path.name.replace(".answers.", f".{weights_of(config)}.answers."))
     # answers by other judges stay in the file, for when these are asked again
-    answers = Answers(path, settings | {"model": model_name(config)}, overwrite=True)
+    answers = Answers(path, {"model": model_name(config)}, overwrite=True)
     budget, engine = open_budget(config, answers), open_engine(config)
 
     def steps() -> Iterator[Outcome | Request]:
@@ -83,6 +87,12 @@ def answer_all(
     return found, {row: "; ".join(said) for row, said in reasons.items()}
 
 
+def weights_of(config: ServerConfig) -> str:
+    """Eight hex digits that tell models in process apart: a folder may hold others weights tomorrow."""
+    record = model_record(resolve(config.base_model, config.adapter_model, config.revision))
+    return content_id(json.dumps(record, sort_keys=True), config.quantization or "")[:8]
+
+
 # --- moderation ---
 def moderation_scores(texts: list[str], config: ScoreConfig, path: Path) -> tuple[list[dict | None], list[str]]:
     """Scores by category, 0..1, of each text that is not empty, and why they are missing elsewhere."""
@@ -92,7 +102,7 @@ def moderation_scores(texts: list[str], config: ScoreConfig, path: Path) -> tupl
         for n, text in enumerate(texts)
         if text.strip()
     ]
-    found, reasons = answer_all(questions, asked, path, {})
+    found, reasons = answer_all(questions, asked, path)
     scores = [found.get((n, "moderation")) for n in range(len(texts))]
     return scores, [_why(n, texts, reasons) for n in range(len(texts))]
 
@@ -128,7 +138,7 @@ def judgements(
         for what in config.judged_aspects()
         for wording in range(config.wordings)
     ]
-    found, reasons = answer_all(questions, asked, path, {"seed": config.seed})
+    found, reasons = answer_all(questions, asked, path)
     reasons |= {n: "instructions in the text" for n, yes in enumerate(hostile) if yes}
     values: dict[str, np.ndarray] = {}
     for (row, name), value in found.items():
@@ -144,13 +154,13 @@ def _question(
 ) -> Asked:
     what, wording = question
     messages, name = judge_messages(*texts, what, wording, marker), f"{what} {wording + 1}"
-    shaping = {"model": model, "messages": messages, "seed": config.seed, "marker": marker}
+    shaping = {"model": model, "messages": messages, "marker": marker}
     if what == "meaning":
         schema = KeptMeaning.model_json_schema()
         request = Request(**shaping, schema=schema, max_tokens=params.JUDGE_MAX_TOKENS)
         return Asked(row, name, request, lambda answer: shares(answer, "\n".join(texts)), config.retries)
     grades = tuple(str(grade) for grade in range(JUDGE_SCALES[what][0] + 1))
-    request = Request(**shaping, labels=grades, max_tokens=params.LABEL_TOKENS)
+    request = Request(**shaping, labels=grades, max_tokens=config.label_tokens)
     return Asked(row, name, request, lambda answer: expected_grade(answer, grades), 0)
 
 
@@ -176,10 +186,10 @@ def guard_verdicts(
 
     def question(number: int, row: tuple[str, str]) -> Asked:
         request = request_for(row, style, model_name(asked), config)
-        return Asked(number, "guard", request, lambda answer: read_verdicts(answer, style), 0)
+        return Asked(number, "guard", request, lambda answer: read_verdict(answer, style[-1]), 0)
 
     questions = [question(n, row) for n, row in enumerate(rows) if row[1].strip()]
-    found, reasons = answer_all(questions, asked, path, {"seed": config.seed})
+    found, reasons = answer_all(questions, asked, path)
     texts = [text for _, text in rows]
     return [found.get((n, "guard")) for n in range(len(rows))], [_why(n, texts, reasons) for n in range(len(rows))]
 

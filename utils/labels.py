@@ -7,28 +7,31 @@ from collections import defaultdict
 from utils.answers import Answer
 
 
-def label_probabilities(answer: Answer, labels: tuple[str, ...]) -> dict[str, float]:
+def label_probabilities(answer: Answer, labels: tuple[str, ...], lead: str = "") -> dict[str, float]:
     """Probabilities of the labels, which sum to 1: what the model gave their tokens at the place of the verdict.
 
-    The place is the first one whose likeliest token is a label, or the beginning of one that no other label has. Where
-    no probabilities were told, the label that the answer names has 1.
+    That is the place after `lead`, if its likeliest token is a label, or the beginning of one that no other label has.
+    Where no probabilities were told, the one label that the answer names has 1.
 
     Args:
-        labels: in lower case; the longest distinct beginning of a token tells them apart.
+        labels: in lower case.
+        lead: what is written before the verdict; blanks do not count.
 
     Raises:
         ValueError: the answer names no label, or several.
     """
-    for place in answer.likely or []:
-        found: dict[str, float] = defaultdict(float)
-        for token, nats in place.items():
-            if label := _label_of(token, labels):
-                found[label] += math.exp(nats)
-        if _label_of(max(place, key=place.get), labels):
-            total = sum(found.values())
-            return {label: found[label] / total for label in labels}
+    written = ""
+    for place in filter(None, answer.likely or []):
+        likeliest = max(place, key=place.get)
+        if written.strip().lower() == lead.strip().lower() and _label_of(likeliest, labels):
+            found: dict[str, float] = defaultdict(float)
+            for token, nats in place.items():
+                if label := _label_of(token, labels):
+                    found[label] += math.exp(nats)
+            return {label: found[label] / sum(found.values()) for label in labels}
+        written += likeliest
     names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
-    named = set(re.findall(rf"(?<!\w)({names})(?!\w)", answer.text.lower()))
+    named = set(re.findall(rf"(?<![\w-])({names})(?!\w)", answer.text.lower()))
     if len(named) != 1:
         raise ValueError(f"expected one of {', '.join(labels)}")
     return {label: float(label in named) for label in labels}

@@ -213,5 +213,9 @@ def identity(ref: ModelRef) -> dict[str, str]:
 
 
 def model_record(ref: ModelRef) -> dict[str, Any]:
-    """For a run record: enough to load the same model again, and to notice another one."""
-    return {"name": ref.name, "revision": ref.revision, "identity": identity(ref)}
+    """For a run record: enough to load the same model again, and to notice another one, or another adapter on it."""
+    record = {"name": ref.name, "revision": ref.revision, "identity": identity(ref)}
+    if ref.adapter:
+        weights = file_sha256(ref.adapter / "adapter_model.safetensors")
+        record |= {"adapter": shareable(str(ref.adapter)), "adapter_sha256": weights}
+    return record

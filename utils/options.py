@@ -24,6 +24,7 @@ class Likelihood(NamedTuple):
     tokens: np.ndarray
 
 
+PADDED_COST = 4  # the ordinary way holds the logits of every token in memory
 Row = tuple[list[int], int]  # tokens, and where the answer begins among them
 
 
@@ -33,22 +34,24 @@ def option_likelihoods(
     """Numbers of questions, and the likelihoods of their answers.
 
     Text and answer are encoded together, and the answer begins after as many tokens as the text has alone; an answer
-    without a text follows the begin-of-text token (as in lm-evaluation-harness). NaN where an answer does not fit into
-    the model's context. Questions about one text should stand together: it is run once for a batch of them.
+    without a text follows the begin-of-text token (as in lm-evaluation-harness). NaN for all answers to a question
+    where one is empty, or does not fit into the model's context. Questions about one text should stand together: it
+    is run once for a batch of them.
 
     Args:
         model: a causal LM, alone or with an adapter, in eval mode.
         special: the tokenizer adds what it adds to any text; False where the texts hold special tokens already.
     """
     encoded = [_encode(tokenizer, question, special) for question in questions]
+    ours = supports(model) is None
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
     batch, left = [], params.OPTION_BATCH_TOKENS
     for number, rows in enumerate(encoded):
         size = max(len(ids) for ids, _ in rows)
-        if size > longest:
+        if size > longest or not all(option.strip() for option in questions[number][1]):
             yield number, Likelihood(np.full(len(rows), np.nan), _tokens(rows))
             continue
-        cost = size + int(_tokens(rows).sum())
+        cost = size + int(_tokens(rows).sum()) if ours else PADDED_COST * size * len(rows)
         if batch and cost > left:
             yield from _run(model, encoded, batch)
             batch, left = [], params.OPTION_BATCH_TOKENS
@@ -73,7 +76,7 @@ def _encode(tokenizer, question: Question, special: bool) -> list[Row]:
     start = len(tokenizer(context, add_special_tokens=special)["input_ids"])
     whole = tokenizer([context + option for option in options], add_special_tokens=special)["input_ids"]
     # at least one token is the answer's, where its first letters have become one with the end of the text
-    return [(ids, min(start, len(ids) - 1)) for ids in whole]
+    return [(ids, max(1, min(start, len(ids) - 1))) for ids in whole]
 
 
 def _tokens(rows: list[Row]) -> np.ndarray:

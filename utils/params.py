@@ -259,7 +259,7 @@ JUDGES = (  # settings of score.py that say by whom: files that differ in them c
     "toxicity_model", "toxicity_label", "fluency_model", "bertscore_model", "joint_parts", "trait_model",
     "trait_label", "reference_columns", "cost_model", "cost_threshold", "harmfulness_model", "moderation_model",
     "moderation_threshold", "engine", "model", "base_model", "adapter_model", "aspects", "wordings",
-    "guard_style", "guard_policy",
+    "guard_style", "guard_policy", "guard_template",
 )  # fmt: skip
 GROUP_COLUMNS = "aspect,target"  # tables by group, where a file has these columns
 GROUP_MIN_ROWS = 5  # a mean over fewer rows says nothing about a group

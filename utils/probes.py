@@ -38,6 +38,8 @@ def probe_of(path: Path) -> ModuleType:
 
     if path.suffix.lower() == ".json" and _holds_stereoset(path):
         return stereoset
+    if path.is_file() and sentence_pairs.is_winobias(path):
+        return sentence_pairs
     columns = set(next(read_rows(path, 1)))
     for module in (bbq, sentence_pairs):
         if any(needed <= columns for needed in module.COLUMNS):

@@ -4,12 +4,15 @@ Both sentences of a pair differ in who is spoken of. A model without preference 
 of the time. Figures as in lm-evaluation-harness's task crows_pairs.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from utils.configs import ProbeConfig
 from utils.data import read_table
+from utils.helpers import UserError
 from utils.probes import Item, column
 from utils.stats import Sampling, mean_interval
 
@@ -21,9 +24,27 @@ MEASURES = {
 }
 
 
+def is_winobias(path: Path) -> bool:
+    """Whether a file is named as WinoBias's: pro_stereotyped_type1.txt.dev, with anti_stereotyped_... beside it."""
+    return path.name.startswith("pro_stereotyped") and ".txt" in path.name
+
+
+def _read_winobias(path: Path) -> pd.DataFrame:
+    """The lines of both files ("1 [The nurse] said that [she] ..."), pair by pair."""
+    other = path.with_name(path.name.replace("pro_", "anti_", 1))
+    if not other.is_file():
+        raise UserError(f"{other}: no such file: WinoBias's sentences stand in two files")
+    lines = [file.read_text(encoding="utf-8").splitlines() for file in (path, other)]
+    if len(lines[0]) != len(lines[1]):
+        raise UserError(f"{path} and {other} do not have the same number of lines")
+    kind = re.search(r"type\d", path.name)
+    pairs = [[re.sub(r"^\d+\s+", "", line) for line in pair] for pair in zip(*lines, strict=True)]
+    return pd.DataFrame(pairs, columns=["pro_stereotyped", "anti_stereotyped"]).assign(type=kind[0] if kind else "")
+
+
 def read(path: Path, config: ProbeConfig) -> list[Item]:
-    """The pairs of a CrowS-Pairs table, or of a table with columns pro_stereotyped and anti_stereotyped."""
-    frame = read_table(path, config.limit)
+    """The pairs of a CrowS-Pairs table, of WinoBias's files, or of a table of pro_stereotyped and anti_stereotyped."""
+    frame = _read_winobias(path).head(config.limit or None) if is_winobias(path) else read_table(path, config.limit)
     more, less = next(
         c for c in (("sent_more", "sent_less"), ("pro_stereotyped", "anti_stereotyped")) if c[0] in frame
     )

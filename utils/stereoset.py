@@ -36,13 +36,17 @@ def read(path: Path, config: ProbeConfig) -> list[Item]:
     data, items = read_json(path)["data"], []
     for task in ("intrasentence", "intersentence"):
         for example in data.get(task, [])[: config.limit]:
-            by_label = {sentence.get("gold_label"): sentence["sentence"] for sentence in example["sentences"]}
+            if lacking := {"id", "bias_type", "target", "context", "sentences"} - set(example):
+                raise UserError(f"{path}: an item of {task} lacks {', '.join(sorted(lacking))}")
+            by_label = {sentence.get("gold_label"): sentence.get("sentence", "") for sentence in example["sentences"]}
             if set(by_label) != set(LABELS) or len(example["sentences"]) != len(LABELS):
                 raise UserError(f"{path}: item {example['id']} of {task}: expected one sentence each: {LABELS}")
             context = "" if task == "intrasentence" else example["context"].strip()
             texts = tuple((" " if context else "") + by_label[label].strip() for label in LABELS)
             groups = (task, f"{task} {example['bias_type']}")
-            items.append(Item(example["id"], groups, context, texts, {"target": example["target"]}))
+            items.append(Item(str(example["id"]), groups, context, texts, {"target": example["target"]}))
+    if not items:
+        raise UserError(f"{path} holds no items of StereoSet: data.intrasentence and data.intersentence are empty")
     return items
 
 

@@ -1,7 +1,7 @@
 """Scorers: one module each.
 
 MEASURES                          column -> Measure
-score(frame, config)              the columns, of some rows or all
+score(frame, config)              the columns, of some rows or all; and where it knows, `missing`: why a row has none
 ask(frame, config, answers)       in its place, or where a server is asked: all rows; what was answered is kept in
                                   that file; a column `missing` says why a row has no number
 anchors(frame, scores, config)    optional: what goes beside the means, by name

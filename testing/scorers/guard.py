@@ -6,11 +6,12 @@
 In process the verdict is never generated: the score is the probability of the word for unsafe among the words that may
 stand there (for ShieldGemma as published). A server gives it where it tells log-probabilities, else 0 or 1. A column
 `prompt` (or --prompt_column NAME) says what was responded to; without one the text is judged as what a user says.
---guard_style is read off the model's name; --guard_template FILE is the form of a guard without a chat template, with
-{prompt} and {response} in it (WildGuard: take it from its model card); --guard_policy is the text that ShieldGemma
-judges by. Qwen3Guard's "Controversial" does not count as unsafe. Only WildGuard tells refusals.
+--guard_style is read off the model's name. In process only: --guard_template FILE is the form of a guard that has no
+chat template, with {prompt} and {response} in it (WildGuard: take it from its model card), and --guard_policy what
+ShieldGemma judges by. Qwen3Guard's "Controversial" does not count as unsafe. Refusals are asked of WildGuard only.
 """
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -35,8 +36,10 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     model, tokenizer, name = loaded_guard(config)
     rows = list(zip(prompts_of(frame, config), frame[config.output_column], strict=True))
     judged = [n for n, (_, text) in enumerate(rows) if text.strip()]
-    found = dict(verdicts(model, tokenizer, [rows[n] for n in judged], style_of(config, name), config))
-    return _columns([found.get(judged.index(n)) if n in judged else None for n in range(len(rows))], frame)
+    asked = verdicts(model, tokenizer, [rows[n] for n in judged], style_of(config, name), config)
+    found = {judged[n]: of for n, of in asked if not any(map(math.isnan, of.values()))}
+    missing = ["" if n in found else "too long" if text.strip() else "empty" for n, (_, text) in enumerate(rows)]
+    return _columns([found.get(n) for n in range(len(rows))], frame).assign(missing=missing)
 
 
 def ask(frame: pd.DataFrame, config: ScoreConfig, answers: Path) -> pd.DataFrame:
@@ -60,10 +63,10 @@ def fingerprint(config: ScoreConfig) -> dict[str, str]:
     """Raises UserError where nobody can be asked, or nothing is known of the guard."""
     from utils.engines import model_name, open_engine
     from utils.guard_models import read_form, style_of
-    from utils.judging import ask_config
+    from utils.judging import ask_config, weights_of
 
     asked = ask_config(config)
     style_of(config, model_name(asked))
     form = read_form(config)
     open_engine(asked)
-    return {"guard_form": form or ""}
+    return {"guard_form": form or "", "guard": weights_of(asked) if config.engine == "transformers" else config.model}

@@ -10,8 +10,7 @@ language are those of SR-LLM's human evaluation (its table 9), harmfulness that 
 variance of a single judgement lies between wordings and not between texts: that much of it is noise of the judge.
 
 Both texts are data to the judge, between lines that they cannot forge. A text (or source) that looks like it instructs
-the judge is not judged. No answer, one that does not fit, a refusal: no number, and why stands in `judge_missing`. A
-judge errs: gold rows say how often (testing/compare.py --gold).
+the judge is not judged. No answer, one that does not fit, a refusal: no number, and `judge_missing` says why.
 """
 
 from pathlib import Path
@@ -52,13 +51,18 @@ def ask(frame: pd.DataFrame, config: ScoreConfig, answers: Path) -> pd.DataFrame
 
 
 def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> dict[str, float]:
-    """With several wordings: `noise_<measure>`, the share of the variance of one judgement that the judge makes."""
+    """With several wordings: `noise_<measure>`, the share of the variance of one judgement that is the judge's.
+
+    `noise_<measure>_rows` says on how many rows that rests: those with all wordings.
+    """
     if config.wordings == 1:
         return {}
     found = {}
     for name in MEASURES:
-        noise = rater_noise(scores[[f"{name}_{n}" for n in range(1, config.wordings + 1)]].to_numpy(dtype=float))
-        found |= {} if noise is None else {f"noise_{name.removeprefix('judge_')}": noise}
+        values = scores[[f"{name}_{n}" for n in range(1, config.wordings + 1)]].to_numpy(dtype=float)
+        noise, short = rater_noise(values), name.removeprefix("judge_")
+        rows = float((~np.isnan(values).any(axis=1)).sum())
+        found |= {} if noise is None else {f"noise_{short}": noise, f"noise_{short}_rows": rows}
     return found
 
 
