@@ -66,6 +66,8 @@ def test_what_fails_is_kept_as_failed_and_sets_the_exit_code(ask, server, tmp_pa
         (["--input_text", "x"], "--engine endpoint needs a file"),
         (["--engine", "transformers", "--model", "x"], "add --engine endpoint"),
         (["--prompt", "no"], "there are rewrite"),
+        (["--prompt", "continue"], "takes no --prompt continue"),
+        (["--engine", "transformers", "--prompt", "continue", "--shots", "2"], "has no turns before it"),
     ],
 )
 def test_settings_that_a_server_cannot_have(ask, server, flags, said):

@@ -499,6 +499,8 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
         for flag in ("spot_threshold", "spot_spread"):
             if not 0 <= getattr(self, flag) <= 1:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a probability between 0 and 1")
+        if self.prompt == "continue" and self.shots:
+            raise ValueError(f"--shots {self.shots}: a text that is continued has no turns before it")
         if self.top_p != 1 and self.temperature == 0:
             raise ValueError(f"--top_p {self.top_p} has no effect on greedy decoding: add --temperature")
 
