@@ -222,6 +222,14 @@ def print_tables(seeds: list[int], data_dir: Path) -> None:
     names |= {"all pairs, smollm2": [f"smollm2_s{seed}" for seed in seeds]}
     names |= {f"{share:.0%} of the pairs": [f"pairs_{share}_s{seed}" for seed in seeds] for share in (0.25, 0.5)}
     names |= {f"all pairs + {name}": [f"{name}_s{seed}" for seed in seeds] for name in MIXTURES}
+    mixed = [name for name in MIXTURES if all((RESULTS / f"{name}_s{seed}.json").is_file() for seed in seeds)]
+    if mixed:
+        prepare_mixtures(data_dir)
+    for name in mixed:  # the same chance for the bag of words
+        files = [str(WORK / file.replace(".gz", "")) for file in MIXTURES[name]]
+        more = read_judged([str(WORK / "train.jsonl"), *files], "unsafe", 0)
+        found = baselines(more, only="TF-IDF, prompt").items()
+        others |= {f"{of} + {name}": score(*responses_of(rows)) for of, score in found}
     table(names, rows, others, "test")
     train = judged(WORK / "sentences_train.jsonl")
     for test, path in (("test", WORK / "sentences_test.jsonl"), ("hatecheck", hatecheck(data_dir))):

@@ -36,6 +36,7 @@ def test_everyday_questions_before_and_after(ability, other_tiny_model, tmp_path
     assert again.returncode == 2 and "already there" in again.stderr
 
 
+@pytest.mark.slow  # the harness takes seconds to look through its tasks
 def test_a_task_of_the_harness_on_local_data(ability, tmp_path):
     """BoolQ's own prompt, without a network."""
     rows = [{"passage": f"It is {n}.", "question": "is it so", "label": n % 2, "idx": n} for n in range(6)]
@@ -46,6 +47,7 @@ def test_a_task_of_the_harness_on_local_data(ability, tmp_path):
     assert frame["task"].value_counts().to_dict() == {"boolq": 4, "everyday": 4}
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_in_a_folder_given_as_it_lies(script, tiny_model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "rows.jsonl").write_text("".join(f'{{"q": "Q{n}", "a": {n % 2}}}\n' for n in range(5)))

@@ -14,8 +14,12 @@ logger = logging.getLogger(__name__)
 Scores = Callable[[list[str], list[str]], np.ndarray]
 
 
-def baselines(train: list[Judged]) -> dict[str, Scores]:
-    """All of them, fitted on the labelled responses of the training rows; none where these are not of both kinds."""
+def baselines(train: list[Judged], only: str = "") -> dict[str, Scores]:
+    """All of them, fitted on the labelled responses of the training rows; none where these are not of both kinds.
+
+    Args:
+        only: what stands in the names of those that are wanted.
+    """
     labelled, unsafe = labels_of(train)
     if len(set(unsafe[labelled])) < 2:
         logger.warning("no simpler classifier can be fitted: the training rows are not labelled, all alike, or tested")
@@ -29,7 +33,7 @@ def baselines(train: list[Judged]) -> dict[str, Scores]:
         "MiniLM, prompt and response": _minilm,
         "length only": _length,
     }
-    return {name: _fit(make(), prompts, responses, unsafe[labelled]) for name, make in makers.items()}
+    return {name: _fit(make(), prompts, responses, unsafe[labelled]) for name, make in makers.items() if only in name}
 
 
 def _fit(pieces, prompts: list[str], responses: list[str], unsafe: np.ndarray) -> Scores:
