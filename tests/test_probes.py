@@ -44,7 +44,7 @@ ASKED = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["base", "adapter", "refused"])
+@pytest.mark.parametrize("kind", ["base", "adapter", "refused", "more of attention"])
 def test_answers_are_as_likely_as_the_ordinary_way_says(kind, tiny_model, monkeypatch):
     ref = resolve(str(tiny_model))
     model = load_base(ref, "none", {"compute_dtype": "float32"}).eval()
@@ -57,6 +57,12 @@ def test_answers_are_as_likely_as_the_ordinary_way_says(kind, tiny_model, monkey
     if kind == "refused":
         monkeypatch.setattr("utils.options.supports", lambda _: "for a test")
         monkeypatch.setattr("utils.likelihood.supports", lambda _: "for a test")
+    if kind == "more of attention":
+
+        def refuse(*_):
+            raise NotImplementedError("attention with s_aux")
+
+        monkeypatch.setattr("utils.packing._causal_mask", refuse)
     for budget in (4_000, 60):  # all in one pass, and in several
         monkeypatch.setattr(params, "OPTION_BATCH_TOKENS", budget)
         found = dict(option_likelihoods(model, tokenizer, ASKED))

@@ -4,6 +4,8 @@ The rows of a batch run as one sequence (utils/packing.py), and the output layer
 rows at a time.
 """
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 
@@ -49,12 +51,14 @@ def log_likelihoods(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         model: any causal LM; one that `supports` does not take is run the ordinary way.
         inputs: as for `completion_loss`.
     """
-    if supports(model) is not None:
-        logits = model(**{n: inputs[n] for n in ("input_ids", "attention_mask")}, use_cache=False).logits[:, :-1]
-        targets = inputs["labels"][:, 1:]
-        scores = torch.log_softmax(logits.float(), dim=-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
-        return (scores * (targets != -100)).sum(dim=1)
-    return packed_log_likelihoods(model, pack(**{n: inputs[n] for n in ("input_ids", "attention_mask", "labels")}))
+    if supports(model) is None:
+        with contextlib.suppress(NotImplementedError):  # its attention wants more than ours gives
+            packed = pack(**{n: inputs[n] for n in ("input_ids", "attention_mask", "labels")})
+            return packed_log_likelihoods(model, packed)
+    logits = model(**{n: inputs[n] for n in ("input_ids", "attention_mask")}, use_cache=False).logits[:, :-1]
+    targets = inputs["labels"][:, 1:]
+    scores = torch.log_softmax(logits.float(), dim=-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
+    return (scores * (targets != -100)).sum(dim=1)
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 For probes of bias, and for judges and guards whose verdict is one of a few words.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -85,9 +86,11 @@ def _tokens(rows: list[Row]) -> np.ndarray:
 
 def _run(model, encoded: list[list[Row]], numbers: list[int]) -> Iterator[tuple[int, Likelihood]]:
     rows = [row for number in numbers for row in encoded[number]]
+    nats = None
     if supports(model) is None:
-        nats = packed_log_likelihoods(model, pack_tree(*map(list, zip(*rows, strict=True)), device=model.device))
-    else:
+        with contextlib.suppress(NotImplementedError):  # its attention wants more than ours gives
+            nats = packed_log_likelihoods(model, pack_tree(*map(list, zip(*rows, strict=True)), device=model.device))
+    if nats is None:
         nats = log_likelihoods(model, _padded(rows, model.device))
     found = iter(nats.tolist())
     for number in numbers:
