@@ -179,8 +179,9 @@ def main(config: AbilityConfig) -> None:
     frame, versions = evaluate(ref, config)
     found = figures(frame, config)
     compared = compare(frame, Path(config.before), config) if config.before else ""
-    write_json(output.with_suffix(".json"), {"figures": found, "model": model_record(ref), **versions})
-    finish_record(record, output, model=model_record(ref), **versions, counts={"questions": len(frame)})
+    model = model_record(ref)
+    write_json(output.with_suffix(".json"), {"figures": found, "model": model, **versions})
+    finish_record(record, output, model=model, **versions, counts={"questions": len(frame)})
     write_table(frame, output)
     lines = [
         [task, metric, with_ends(value), str(value["n"])] for task, of in found.items() for metric, value in of.items()

@@ -115,7 +115,7 @@ def probe_one(
     settings |= {"model": model_record(ref)}
     if config.overwrite:
         output.unlink(missing_ok=True)  # so that a run that is killed now goes on without --overwrite
-    said = finished(output, settings)
+    said, progress = finished(output, settings), None
     if said is None:
         progress = Progress(output, settings, config.overwrite)
         missing = [n for n in range(len(items)) if str(n) not in progress.done]
@@ -133,7 +133,8 @@ def probe_one(
     kept = pd.DataFrame([{key: json.dumps(value) for key, value in answer.items()} for answer in said])
     write_table(pd.concat([frame, kept, pd.DataFrame(rows)], axis=1), output)
     write_json(summary, {"figures": found, "measures": probe.MEASURES, "settings": settings})
-    Progress(output, settings, overwrite=True)  # ends here: what it held is in the table
+    if progress:
+        progress.finish()
     scored = sum(row["scored"] for row in rows)
     print(f"{path}: {ref.label}, {scored} of {len(items)} {probe.UNIT} answered\n{table(found, probe)}")
     print("\n".join(f"{name}: {meaning}" for name, meaning in probe.MEASURES.items()) + "\n")

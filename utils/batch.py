@@ -173,8 +173,13 @@ class _Batches:
         # two batches of the same content are two batches: the name of the file is part of the hash
         shard = hashlib.sha256(path.name.encode() + content).hexdigest()[:32]
         url = json.loads(content.partition(b"\n")[0])["url"]
-        event = {"shard": shard, "requests": content.count(b"\n"), "marker": self.marker, "model": self.asked_as}
-        event["url"] = url
+        event = {
+            "shard": shard,
+            "requests": content.count(b"\n"),
+            "marker": self.marker,
+            "model": self.asked_as,
+            "url": url,
+        }
         self._note(event="announced", **event)
         uploaded = self.client.files.create(file=(f"{shard}.jsonl", content), purpose="batch")
         # tried once: after a reset nobody knows whether it was created, but the next run finds out

@@ -7,6 +7,7 @@ import torch
 from utils.packing import shared_prefix
 
 Batch = dict[str, torch.Tensor]
+Row = tuple[list[int], int]  # tokens, and where the supervised ones begin
 
 
 def split_batch(inputs: Batch, budget: int, padded: bool = True) -> Iterator[Batch]:
@@ -46,6 +47,16 @@ def by_length(lengths: list[int], budget: int) -> Iterator[list[int]]:
         batch.append(n)
     if batch:
         yield batch
+
+
+def padded(rows: list[Row], device: torch.device) -> Batch:
+    """input_ids, attention_mask and labels, each [rows, tokens], padded on the right."""
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens) for tokens, _ in rows], batch_first=True)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for n, (tokens, start) in enumerate(rows):
+        mask[n, : len(tokens)] = 1
+        labels[n, start : len(tokens)] = ids[n, start : len(tokens)]
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
 
 
 def _take(inputs: Batch, rows: list[int], lengths: torch.Tensor) -> Batch:

@@ -44,6 +44,11 @@ def load_tokenizer(ref: ModelRef, side: str = "left", chat: bool = True):
     return tokenizer
 
 
+def begin_token(tokenizer) -> int:
+    """The token before a text that nothing precedes, so that its first own token can be predicted too."""
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+
+
 def is_encoder(tokenizer) -> bool:
     """Of a model that reads a text, or two, as a whole, as BERT does: with a token for what is made of it."""
     return tokenizer.cls_token is not None

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from utils import params
+from utils.batches import Row, padded
 from utils.likelihood import log_likelihoods, packed_log_likelihoods
+from utils.loading import begin_token
 from utils.packing import pack_tree, supports
 
 # a text, and what may follow it, each with the space before it; where the text is "" the answers stand alone
@@ -26,7 +27,6 @@ class Likelihood(NamedTuple):
 
 
 PADDED_COST = 4  # the ordinary way holds the logits of every token in memory
-Row = tuple[list[int], int]  # tokens, and where the answer begins among them
 
 
 def option_likelihoods(
@@ -72,8 +72,9 @@ def as_turn(question: Question, tokenizer) -> Question:
 def _encode(tokenizer, question: Question, special: bool) -> list[Row]:
     context, options = question
     if not context:
-        begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        return [([begin, *tokenizer(text, add_special_tokens=False)["input_ids"]], 1) for text in options]
+        return [
+            ([begin_token(tokenizer), *tokenizer(text, add_special_tokens=False)["input_ids"]], 1) for text in options
+        ]
     start = len(tokenizer(context, add_special_tokens=special)["input_ids"])
     whole = tokenizer([context + option for option in options], add_special_tokens=special)["input_ids"]
     # at least one token is the answer's, where its first letters have become one with the end of the text
@@ -91,19 +92,7 @@ def _run(model, encoded: list[list[Row]], numbers: list[int]) -> Iterator[tuple[
         with contextlib.suppress(NotImplementedError):  # its attention wants more than ours gives
             nats = packed_log_likelihoods(model, pack_tree(*map(list, zip(*rows, strict=True)), device=model.device))
     if nats is None:
-        nats = log_likelihoods(model, _padded(rows, model.device))
+        nats = log_likelihoods(model, padded(rows, model.device))
     found = iter(nats.tolist())
     for number in numbers:
         yield number, Likelihood(np.array([next(found) for _ in encoded[number]]), _tokens(encoded[number]))
-
-
-def _padded(rows: list[Row], device: torch.device) -> dict[str, torch.Tensor]:
-    """input_ids, attention_mask and labels, each [rows, tokens]: the answer is supervised."""
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids, _ in rows], batch_first=True)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for n, (tokens, start) in enumerate(rows):
-        mask[n, : len(tokens)] = 1
-        labels[n, start : len(tokens)] = ids[n, start : len(tokens)]
-    return {
-        name: values.to(device) for name, values in (("input_ids", ids), ("attention_mask", mask), ("labels", labels))
-    }

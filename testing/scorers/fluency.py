@@ -40,24 +40,17 @@ def nats_per_token(texts: list[str], name: str) -> np.ndarray:
     A begin-of-text token goes before them, so that the first one counts too; longer texts are cut at
     params.FLUENCY_TOKENS tokens.
     """
-    import torch
-
-    from utils.batches import by_length
+    from utils.batches import by_length, padded
     from utils.likelihood import log_likelihoods
+    from utils.loading import begin_token
 
     model, tokenizer = _model(name)
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    begin = begin_token(tokenizer)
     different = list(dict.fromkeys(text for text in texts if text.strip()))
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"][: params.FLUENCY_TOKENS] for text in different]
     scores: dict[str, float] = {}
     for batch in by_length([len(row) + 1 for row in ids], params.FLUENCY_BATCH_TOKENS):
-        rows = [torch.tensor([begin, *ids[n]]) for n in batch]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        mask = mask.to(model.device)
-        labels = padded.masked_fill(mask == 0, -100)
-        labels[:, 0] = -100
-        totals = log_likelihoods(model, {"input_ids": padded, "attention_mask": mask, "labels": labels})
+        totals = log_likelihoods(model, padded([([begin, *ids[n]], 1) for n in batch], model.device))
         for n, total in zip(batch, totals.tolist(), strict=True):
             scores[different[n]] = -total / len(ids[n])
     return np.array([scores.get(text, np.nan) for text in texts])
