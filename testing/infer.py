@@ -8,9 +8,11 @@
     python testing/infer.py --spot_threshold 0.4                  # change more; for a model trained with --prompt fill
     python testing/infer.py --base_model smollm2 --shots 3        # few-shot prompted base
     python testing/infer.py --baseline delete                     # no model: what a rewriter must beat
+    python testing/infer.py --input I-CoNa.json --output I-CoNa_answers.json --prompt_style alpaca
     python testing/infer.py --cost_model models/cost --best_of 4 --temperature 0.7
 
-Reads  a CSV, TSV, JSON or JSONL file with the texts in --input_column
+Reads  a CSV, TSV, JSON or JSONL file with the texts in --input_column; or with instructions and inputs, which are
+       put as they are: Alpaca rows, and the evaluation sets of Safety-Tuned LLaMAs as published
 Model  --base_model, or --adapter_model on its base; with neither: models/merged, else models/adapter, else the
        embedded base (it says which)
        A model that was trained with --prompt fill also needs --spotter, made by training/train_spotter.py
@@ -19,7 +21,8 @@ Model  --base_model, or --adapter_model on its base; with neither: models/merged
 Guard  --cost_model (of training/train_cost.py) adds the columns cost and flagged: yes above --cost_threshold. With
        --best_of N each text is written N times, and of the answers that keep the most facts the least costly is taken
 Writes datasets/results/<input>_<model>.csv: every input column, and id, generated_text, status, with a spotter
-       spotted_words (what it put into brackets), and <output>.run.json
+       spotted_words (what it put into brackets), and <output>.run.json; --output FILE.json: parameters, inputs,
+       instructions and outputs as lists, as Safety-Tuned LLaMAs published results
 
 status is ok, truncated (the answer hit --max_new_tokens) or too_long (the prompt is over --max_prompt_tokens and was
 left unanswered: nothing is cut silently); from a server also refused, filtered or failed. Finished rows are kept at
@@ -32,7 +35,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -52,9 +55,11 @@ from utils.data import (
     write_table,
 )
 from utils.helpers import UserError, as_switch, describe, parse_config, run_stage
+from utils.instruction_files import instructions_of, write_lists
 from utils.metrics import delete_words, removed_words
 from utils.models import ModelRef, latest, model_record, spotter_weights
-from utils.prompts import check_template, template_of
+from utils.prompt_styles import check_style
+from utils.prompts import ANSWER, check_template, template_of
 from utils.records import Progress, check_output_file, file_sha256, finish_record, start_record
 
 logger = logging.getLogger(__name__)
@@ -66,7 +71,7 @@ ALIASES = {
     "output_path": "output",
     "input_path": "input",
     "single_inference": (None, "give --input_text"),
-    "prompt_dictionary": (None, "see --prompt"),
+    "prompt_dictionary": (None, "see --prompt and --prompt_style"),
     "use_4bit": ("quantization", lambda value: "nf4" if as_switch(value) else "none"),
     "load_8bit": ("quantization", lambda value: "int8" if as_switch(value) else None),
     "bnb_4bit_quant_type": (None, "4-bit details are read from the run record of the adapter"),
@@ -74,12 +79,14 @@ ALIASES = {
     "use_nested_quant": (None, "4-bit details are read from the run record of the adapter"),
     "output_dir": (None, "answers go to datasets/results/, or to --output FILE.csv"),
     "auth_token": (None, "set HF_TOKEN"),
-    "prompt_template_path": (None, "see --prompt"),
-    "top_k": (None, "see --top_p"),
+    "prompt_template_path": "prompt_style",
 }
 
 
-def read_input(config: InferConfig) -> pd.DataFrame:
+def read_input(config: InferConfig) -> tuple[pd.DataFrame, list[str], InferConfig]:
+    """The rows, what is put before the model of each, and the settings, in which a file of instructions, which a user
+    would say as they are, has its column."""
+    written = [config.output_column, "status", "spotted_words", *(("cost", "flagged") if config.cost_model else ())]
     if config.input == "-":
         lines = [line.rstrip("\n") for line in sys.stdin]
         frame = pd.DataFrame({config.input_column: [line for line in lines if line.strip()]}).head(
@@ -89,9 +96,14 @@ def read_input(config: InferConfig) -> pd.DataFrame:
             raise UserError("--input -: nothing came in on stdin")
     else:
         frame = read_table(config.input, config.limit)
+    if config.input_column == params.INPUT_COLUMN not in frame and "instruction" in frame:
+        texts = instructions_of(frame)
+        frame = make_room(frame, ["prompt"]).assign(prompt=[str(text) for text in texts])
+        config = replace(config, input_column="prompt", prompt=config.prompt or ANSWER)
+    else:
         require_columns(frame, [config.input_column], config.input, "--input_column")
-    written = [config.output_column, "status", "spotted_words", *(("cost", "flagged") if config.cost_model else ())]
-    return with_ids(make_room(frame, written), config.input_column)
+        texts = list(frame[config.input_column])
+    return with_ids(make_room(frame, written), config.input_column), texts, config
 
 
 def baseline_answers(config: InferConfig, frame: pd.DataFrame) -> list[str]:
@@ -113,11 +125,11 @@ def main(config: InferConfig) -> int:
     if config.input_text is not None:
         print(answer_one(config))
         return 0
-    frame = read_input(config)
+    check_style(config.prompt_style)
+    frame, texts, config = read_input(config)
     name = "stdin" if config.input == "-" else Path(config.input).stem
     record = start_record(config, [] if config.input == "-" else [Path(config.input)])
     shots = f"_{config.shots}shot" if config.shots else ""
-    texts = list(frame[config.input_column])
     keys = row_keys(frame, config.input_column)
     if config.baseline:
         output = output_path(config, f"{name}_{config.baseline}")
@@ -144,7 +156,8 @@ def main(config: InferConfig) -> int:
             details["spotter"] = spotter_record(config)
         if config.best_of > 1:
             details["chosen_by"] = weights_hash(config.cost_model)
-        shaping = [*(f.name for f in fields(GenerationConfig)), "quantization", "shots", "seed", "best_of"]
+        shaping = [field.name for field in fields(GenerationConfig)]
+        shaping += ["quantization", "shots", "seed", "best_of", "prompt_style"]
         fingerprint = details | {key: getattr(config, key) for key in shaping} | {"column": config.input_column}
         progress = Progress(output, fingerprint, config.overwrite)
         logger.info(
@@ -169,10 +182,20 @@ def main(config: InferConfig) -> int:
         )
         details["flagged"] = int((frame["flagged"] == "yes").sum())
     finish_record(record, output, **details, counts=dict(counts))  # before the table: no table is without its record
-    write_table(frame, output)
+    if output.suffix.lower() == ".json":
+        write_lists(output, texts, list(frame[config.output_column]), parameters(config, details))
+    else:
+        write_table(frame, output)
     if progress:
         progress.finish()
     return report(output, counts)
+
+
+def parameters(config: InferConfig, details: dict) -> dict:
+    """How the answers came about, for results in the published form."""
+    model = {"model": details.get("model", {}).get("name"), "lora_weights": details.get("adapter", "")}
+    style = {"prompt_template": config.prompt_style, "load_8bit": config.quantization == "int8"}
+    return model | style | {field.name: getattr(config, field.name) for field in fields(GenerationConfig)}
 
 
 def rewriter(config: InferConfig, ref: ModelRef, template: str):

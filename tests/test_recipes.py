@@ -22,6 +22,12 @@ def test_the_settings_of_the_paper_are_settings_of_train():
     assert (config.lora_r, config.lora_alpha, config.lr, config.optimizer) == (64, 16, 2e-4, "paged_adamw_32bit")
 
 
+def test_the_settings_of_safety_tuned_llamas_are_settings_of_train():
+    config = TrainConfig(**yaml.safe_load((RECIPES / "safety_tuned_llamas.yaml").read_text()))
+    assert (config.prompt_style, config.quantization, config.train_on_inputs) == ("alpaca", "int8", True)
+    assert config.batch_size * config.gradient_accumulation == 128 and config.lr == 3e-4
+
+
 @pytest.mark.parametrize(("name", "rank", "scale"), [("cost_gpt_neo", 8, 16), ("cost_llama2", 8, 32)])
 def test_the_settings_of_the_cost_models_are_settings_of_train_cost(name, rank, scale):
     settings = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())

@@ -36,7 +36,7 @@ def main(config: AuditConfig) -> int:
     check_template(config.prompt)
     ref = resolve(config.base_model, revision=config.revision)
     record = start_record(config, config.files())
-    tokenizer = load_tokenizer(ref, side="right")
+    tokenizer = load_tokenizer(ref, side="right", style=config.prompt_style)
     train, validation = encode_all(*rows, ref, tokenizer, config)
     found = findings(train, config.allowed_faults())
     with whole_folder(output, config.overwrite) as folder:

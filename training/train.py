@@ -6,12 +6,13 @@
     python training/train.py --base_model meta-llama/Llama-2-7b-chat-hf --config recipes/sr_llm.yaml    # a CUDA box
 
 Reads  datasets/content_moderation/train.csv, or any output of generate_data/annotate.py (rows with status ok or
-       neutral), Alpaca JSON(L) or prompt-completion JSONL
+       neutral), Alpaca JSON(L) or prompt-completion JSONL, whose prompts are put as they are
 Writes models/adapter/: adapter_model.safetensors, adapter_config.json, the tokenizer, metrics.json, loss.png,
        audit.html, logs/ for TensorBoard, run.json
        (with --seeds: models/adapter/seed-0/ ... and the best seed's files in models/adapter/ itself)
 
-The loss is taken on the completion only, in the model's own chat template. A seeded share of the rows is held out;
+The loss is taken on the completion only, in the model's own chat template, or that of --prompt_style alpaca, which the
+folder's tokenizer then writes wherever the model is used. A seeded share of the rows is held out;
 the checkpoint with the lowest validation loss is kept, and training stops early when it no longer falls. The folder
 appears when it is complete. A run that was stopped (Ctrl+C saves first), killed or cut off by a full disk goes on
 with --resume from its newest complete checkpoint in models/adapter.partial/, to the same weights.
@@ -36,6 +37,7 @@ from utils.helpers import TRAINER_NAMES, UserError, as_switch, parse_config, run
 from utils.loading import check_kind
 from utils.models import resolve
 from utils.processes import is_main
+from utils.prompt_styles import check_style
 from utils.prompts import CONTINUE, check_template
 from utils.records import check_output_folder
 from utils.supervision import load_rows
@@ -60,7 +62,7 @@ ALIASES = TRAINER_NAMES | {
     "dataset_text_field": (None, "see --input_column and --output_column"),
     "add_eos_token": (None, "the chat template ends every turn"),
     "val_set_size": (None, "give a share with --validation_share, or a file with --validation"),
-    "prompt_template_name": (None, "see --prompt"),
+    "prompt_template_name": "prompt_style",
 }
 
 
@@ -75,6 +77,7 @@ def main(config: TrainConfig) -> None:
     rows = load_rows(config)  # one split for all seeds
     check_output_folder(Path(config.output), config.overwrite)
     check_template(config.prompt)
+    check_style(config.prompt_style)
     if config.prompt == CONTINUE:
         raise UserError(f"--prompt {CONTINUE} is for testing/infer.py: rows are learned as chats")
     check_settings(config, trainer_arguments)

@@ -34,6 +34,9 @@ def file_and_share(given: str) -> tuple[str, float]:
     return name, float(share)
 
 
+STYLE_HELP = "alpaca, or a template file (JSON); default: the chat template that the model comes with"
+
+
 @dataclass
 class TableConfig:
     """A stage that turns a table into something else."""
@@ -69,6 +72,7 @@ class GenerationConfig:
     max_prompt_tokens: int = setting(params.MAX_PROMPT_TOKENS, "a longer prompt is left unanswered and counted")
     temperature: float = setting(params.TEMPERATURE, "0 is greedy")
     top_p: float = setting(params.TOP_P, "nucleus of the sampled distribution; needs a temperature above 0")
+    top_k: int = setting(params.TOP_K, "sample among so many tokens; 0: all of the nucleus")
     num_beams: int = setting(params.NUM_BEAMS, "beams; as many times the work")
     batch_tokens: int = setting(params.BATCH_TOKENS, "prompt and answer tokens of rows that are written at once")
 
@@ -76,8 +80,8 @@ class GenerationConfig:
         for flag in ("max_new_tokens", "max_prompt_tokens", "num_beams", "batch_tokens"):
             if getattr(self, flag) < 1:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give 1 or more")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("--temperature wants 0 or more, --top_p a share above 0")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError("--temperature and --top_k want 0 or more, --top_p a share above 0")
 
 
 @dataclass
@@ -178,6 +182,48 @@ class CounterfactualConfig(TableConfig):
 
 
 @dataclass
+class MixSafetyConfig(RunConfig):
+    input: str = setting(str(params.GENERAL_FILE), "instructions with answers; all of them, or --limit")
+    safety: list[str] = field(
+        default_factory=lambda: [str(params.PAIRS_FILE)],
+        metadata={"help": "safety examples: instructions with answers, or prompt and safe_response"},
+    )
+    output: str = setting(str(params.MIXED_DIR), "folder for the mixtures")
+    safety_counts: str | None = setting(
+        None, f"numbers of safety examples, joined by commas; default: {params.SAFETY_COUNTS}"
+    )
+    safety_shares: str | None = setting(None, "their shares of the mixture instead, e.g. 0,0.025,0.1")
+    form: Literal["instruction", "question", "mixed"] = setting(
+        params.SAFETY_FORM, "how safety examples ask; question and mixed want a column of that name"
+    )
+    evaluation: list[str] = field(
+        default_factory=lambda: [str(params.SAFETY_TEST_FILE), str(params.PAIRS_TEST_FILE)],
+        metadata={"help": "files that models will be tested on: what gives them away is left out"},
+    )
+    keep_leaks: bool = setting(False, "leave nothing out that gives an evaluation text away, only count it")
+
+    def __post_init__(self):
+        if self.safety_counts is not None and self.safety_shares is not None:
+            raise ValueError("--safety_counts and --safety_shares say the same: leave one out")
+        self.counts(1)
+
+    def counts(self, general: int) -> list[int]:
+        """Numbers of safety examples beside so many others. Raises ValueError where they cannot be read."""
+        flag = "safety_counts" if self.safety_shares is None else "safety_shares"
+        given = getattr(self, flag) if getattr(self, flag) is not None else params.SAFETY_COUNTS
+        try:
+            values = [int(part) if flag == "safety_counts" else float(part) for part in _names(given)]
+        except ValueError:
+            values = []
+        least_wrong = float("inf") if flag == "safety_counts" else 1
+        if not values or not all(0 <= value < least_wrong for value in values):
+            raise ValueError(f"--{flag} {given}: give whole numbers, or shares below 1, joined by commas")
+        if flag == "safety_shares":
+            values = [round(share / (1 - share) * general) for share in values]
+        return sorted(set(values))
+
+
+@dataclass
 class SpotterConfig(ModelConfig, TableConfig):
     input: str = setting(str(params.TRAIN_FILE), "pairs: a text, and its rewriting")
     output: str = setting(str(params.SPOTTER_DIR), "folder for the spotter")
@@ -217,6 +263,7 @@ class RowsConfig(HeldOutConfig):
     prompt: str = setting(
         "rewrite", "template of utils/prompts.py: rewrite, rewrite-short, fill (with a spotter), or answer"
     )
+    prompt_style: str | None = setting(None, STYLE_HELP)
     train_on_inputs: bool = setting(False, "loss on the prompt as well as on the completion")
     allow_faults: str = setting("", "faults of training/audit.py that do not stop training, joined by commas")
 
@@ -246,7 +293,7 @@ class OptimiserConfig:
     # optimisation
     lr: float = setting(params.LEARNING_RATE, "peak learning rate")
     lr_scheduler: str = setting(params.LR_SCHEDULER, "constant, linear, cosine, constant_with_warmup ...")
-    warmup_ratio: float = setting(params.WARMUP_RATIO, "share of the steps in which the rate rises")
+    warmup_ratio: float = setting(params.WARMUP_RATIO, "share of the steps in which the rate rises; from 1: steps")
     weight_decay: float = setting(params.WEIGHT_DECAY, "decoupled weight decay")
     optimizer: str = setting(params.OPTIMIZER, "any optimizer name of transformers, e.g. paged_adamw_32bit on CUDA")
     epochs: float = setting(params.EPOCHS, "passes over the data")
@@ -404,8 +451,11 @@ class Seq2SeqConfig(FinetuneConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.prompt == "fill" or self.train_on_inputs:
-            raise ValueError("an encoder-decoder writes whole answers: leave --prompt fill and --train_on_inputs out")
+        if self.prompt == "fill" or self.train_on_inputs or self.prompt_style:
+            raise ValueError(
+                "an encoder-decoder reads a text and writes a whole answer: leave --prompt fill, --prompt_style and "
+                "--train_on_inputs out"
+            )
         if self.quantization not in (None, "none"):
             raise ValueError(f"--quantization {self.quantization}: all weights are trained, in float32")
 
@@ -440,14 +490,18 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
     )
     input: str = setting(str(params.TEST_FILE), "CSV, TSV, JSON or JSONL; '-' reads one text per line from stdin")
     input_text: str | None = setting(None, "answer this one text and print the answer")
-    output: str | None = setting(None, "CSV to write; default: datasets/results/<input>_<model>.csv")
-    input_column: str = setting(params.INPUT_COLUMN, "column that holds the text")
+    output: str | None = setting(
+        None,
+        "CSV to write, or JSON for lists of instructions and outputs; default: datasets/results/<input>_<model>.csv",
+    )
+    input_column: str = setting(params.INPUT_COLUMN, "column that holds the text; a file with instructions needs none")
     output_column: str = setting(params.OUTPUT_COLUMN, "column for the answer")
     prompt: str | None = setting(
         None,
         "rewrite, rewrite-short, fill; answer: the text is what a user says; continue: it is where a text begins; "
         "default: the one the model was trained with, else rewrite",
     )
+    prompt_style: str | None = setting(None, STYLE_HELP)
     shots: int = setting(params.SHOTS, "worked examples from --train_file in the prompt")
     spotter: str = setting(str(params.SPOTTER_DIR), "marks what is unfair for a model trained with --prompt fill")
     spot_threshold: float = setting(
@@ -483,7 +537,7 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
         if self.cost_model is None and self.cost_threshold != params.COST_THRESHOLD:
             raise ValueError(f"--cost_threshold {self.cost_threshold} has no effect: add --cost_model")
         local = [name for name in ("base_model", "adapter_model", "quantization") if getattr(self, name) is not None]
-        shaping = ("temperature", "top_p", "num_beams", "best_of", "shots", "prompt")
+        shaping = ("temperature", "top_p", "top_k", "num_beams", "best_of", "shots", "prompt", "prompt_style")
         useless = local + [name for name in shaping if getattr(self, name) != getattr(type(self), name)]
         if self.baseline and useless:
             raise ValueError(f"--baseline {self.baseline} uses no model: leave --{useless[0]} out")
@@ -492,7 +546,7 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
         if self.engine == "transformers" and self.model != params.ANNOTATOR_MODEL:
             raise ValueError(f"--model {self.model} is what a server calls a model: add --engine endpoint")
         if self.engine != "transformers":
-            useless = ("num_beams", "top_p", "max_prompt_tokens", "batch_tokens", "revision")
+            useless = ("num_beams", "top_p", "top_k", "max_prompt_tokens", "batch_tokens", "revision", "prompt_style")
             given = [name for name in useless if getattr(self, name) != getattr(type(self), name)]
             if given or self.prompt in ("fill", "continue"):
                 raise ValueError(f"--engine {self.engine} takes no --{given[0] if given else 'prompt ' + self.prompt}")
@@ -501,8 +555,8 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give a probability between 0 and 1")
         if self.prompt == "continue" and self.shots:
             raise ValueError(f"--shots {self.shots}: a text that is continued has no turns before it")
-        if self.top_p != 1 and self.temperature == 0:
-            raise ValueError(f"--top_p {self.top_p} has no effect on greedy decoding: add --temperature")
+        if (self.top_p != 1 or self.top_k) and self.temperature == 0:
+            raise ValueError("--top_p and --top_k have no effect on greedy decoding: add --temperature")
 
 
 @dataclass

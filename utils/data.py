@@ -18,6 +18,7 @@ import pandas as pd
 
 from utils import params
 from utils.helpers import UserError
+from utils.instruction_files import instructions_of, is_lists, rows_of_lists
 from utils.records import whole_file
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ TRAINABLE_STATUS = ("ok", "neutral", "")
 
 
 def read_table(path: str | Path, limit: int | None = None, longest: int = params.MAX_CELL_CHARS) -> pd.DataFrame:
-    """Reads a CSV, TSV, JSON (list of objects) or JSONL file into a frame of strings.
+    """Reads a CSV, TSV, JSON (list of objects, or utils/instruction_files.py) or JSONL file into a frame of strings.
 
     Args:
         longest: characters of a cell; what a model wrote may be longer than what a person types.
@@ -102,6 +103,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, str]]:
             rows = (_parse_line(number, line) for number, line in enumerate(file, 1) if line.strip())
         else:
             rows = json.loads(file.read() or "[]")
+            rows = rows_of_lists(rows) if is_lists(rows) else rows
         if not isinstance(rows, Iterator | list):
             raise ValueError("expected a list of objects with named fields")
         for row in rows:
@@ -242,9 +244,7 @@ def read_pairs(path: str | Path, source: str, target: str, limit: int | None = N
         sides = zip(frame[source], frame[target], strict=True)
         templated = True
     elif {"instruction", "output"} <= columns:
-        inputs = frame["input"] if "input" in columns else [""] * len(frame)
-        prompts = [f"{i}\n\n{x}" if x else i for i, x in zip(frame["instruction"], inputs, strict=True)]
-        sides = zip(prompts, frame["output"], strict=True)
+        sides = zip(instructions_of(frame), frame["output"], strict=True)
         templated = False
     elif {"prompt", "completion"} <= columns:
         sides = zip(frame["prompt"], frame["completion"], strict=True)

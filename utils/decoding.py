@@ -1,6 +1,7 @@
-"""Decoding of fillings (utils/edits.py): one numbered line per bracket, and what was found unfair does not come back.
+"""Which token comes next: by chance, or under the guide of fillings.
 
-A small model likes to leave brackets out, to go on with brackets that do not exist, and to put back what stood there.
+Fillings (utils/edits.py) are one numbered line per bracket, in which what was found unfair does not come back: a small
+model likes to leave brackets out, to go on with brackets that do not exist, and to put back what stood there.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,9 +9,24 @@ from functools import lru_cache
 
 import torch
 
+from utils.configs import GenerationConfig
+
 TELLING = 4  # letters of a word's first token that tell which word is coming
 
 Processor = Callable[[list[int], torch.Tensor], torch.Tensor]
+
+
+def draw(scores: torch.Tensor, config: GenerationConfig, generator: torch.Generator) -> int:
+    """A token by chance: of the `top_k` likeliest ones, those that together hold `top_p` of the probability.
+
+    Args:
+        scores: [vocabulary], logits.
+    """
+    scores, tokens = (scores / config.temperature).topk(min(config.top_k, len(scores)) or len(scores))
+    probabilities = torch.softmax(scores, dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    probabilities = probabilities.masked_fill(before >= config.top_p, 0).cpu()  # the nucleus, never empty
+    return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
 
 
 def fill_guide(tokenizer, banned: Sequence[Sequence[str]], end_tokens: set[int]) -> Processor:

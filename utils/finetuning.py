@@ -23,6 +23,7 @@ from utils.configs import FinetuneConfig, OptimiserConfig
 from utils.helpers import UserError, describe, set_seed
 from utils.loading import load_tokenizer
 from utils.models import ModelRef, model_record
+from utils.prompts import ANSWER
 from utils.records import (
     RECORD_NAME,
     disk_errors,
@@ -118,7 +119,8 @@ def finetune(config: OptimiserConfig, ref: ModelRef, rows: tuple[list, list], ta
     main = processes.is_main()
     this_run = same_run(config, ref, unfinished(output)) if main else None
     logger.info("training %s on %s (%s)", ref.name, config.input, describe(config))
-    tokenizer = load_tokenizer(ref, side="right", chat=task.chats)
+    style = getattr(config, "prompt_style", None)
+    tokenizer = load_tokenizer(ref, side="right", chat=task.chats, style=style)
     examples, held_out = task.encode(*rows, ref, tokenizer, config)
 
     seeds, runs = config.seed_list(), {}
@@ -205,7 +207,7 @@ def train_one(
         tokenizer.save_pretrained(folder)
         plot_losses(state.log_history, folder / "loss.png")
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-        more = {"prompt": config.prompt} if hasattr(config, "prompt") else {}
+        more = {"prompt": template_learned(config, examples)} if hasattr(config, "prompt") else {}
         ids = [example.id for example in held_out]
         finish_record(record, folder, model=model_record(ref), metrics=metrics, held_out=ids, **more)
         adapter = (folder / "adapter_config.json").is_file()
@@ -213,6 +215,11 @@ def train_one(
         write_json(folder / "metrics.json", metrics | {"history": state.log_history})  # it says that all is there
         shutil.rmtree(folder / "checkpoints")
     processes.wait()
+
+
+def template_learned(config: FinetuneConfig, examples: list[Example]) -> str:
+    """The template of the prompts that were learned: rows that are no pairs come with prompts of their own."""
+    return config.prompt if any(example.row["templated"] for example in examples) else ANSWER
 
 
 def keep_best(folder: Path, runs: dict[int, dict]) -> None:

@@ -15,7 +15,7 @@ from utils.batches import by_length
 from utils.cache import RowCache, begin, forward
 from utils.configs import GenerationConfig
 from utils.data import content_id
-from utils.decoding import Processor
+from utils.decoding import Processor, draw
 from utils.int8 import is_quantised
 from utils.loading import end_tokens
 from utils.packing import supports, tolerance
@@ -250,10 +250,7 @@ def _choose(row: _Row, scores: torch.Tensor, config: GenerationConfig) -> int:
         scores = row.guide(row.written, scores)
     if not row.generator:
         return int(scores.argmax())
-    probabilities, tokens = torch.softmax(scores / config.temperature, dim=-1).sort(descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    probabilities = probabilities.masked_fill(before >= config.top_p, 0).cpu()  # the nucleus, never empty
-    return int(tokens[torch.multinomial(probabilities, 1, generator=row.generator)])
+    return draw(scores, config, row.generator)
 
 
 def _batches(order: list[int], ids: list[list[int]], config: GenerationConfig) -> Iterator[list[int]]:
@@ -276,7 +273,7 @@ def _write_by_library(model, tokenizer, batch, ids, config, processors) -> Itera
         do_sample=config.temperature > 0,
         temperature=config.temperature if config.temperature > 0 else None,
         top_p=config.top_p if config.temperature > 0 else None,
-        top_k=0 if config.temperature > 0 else None,
+        top_k=config.top_k if config.temperature > 0 else None,
         **PLAIN,
         eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,

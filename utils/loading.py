@@ -5,6 +5,7 @@ from typing import Any
 
 from utils.helpers import UserError
 from utils.models import ModelRef, weight_shapes
+from utils.prompt_styles import chat_template
 
 
 def model_settings(ref: ModelRef):
@@ -14,13 +15,14 @@ def model_settings(ref: ModelRef):
     return AutoConfig.from_pretrained(ref.path, revision=ref.revision)
 
 
-def load_tokenizer(ref: ModelRef, side: str = "left", chat: bool = True):
+def load_tokenizer(ref: ModelRef, side: str = "left", chat: bool = True, style: str | None = None):
     """Tokenizer of the adapter or base.
 
     Args:
         side: the padding side: left to generate, right to train.
         chat: it must have a chat template with a system turn. An encoder-decoder gets one here: see
             `encoder_decoder_template`.
+        style: prompts are written in this style (utils/prompt_styles.py), not by the model's own chat template.
     """
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
@@ -31,12 +33,17 @@ def load_tokenizer(ref: ModelRef, side: str = "left", chat: bool = True):
     if model_settings(ref).is_encoder_decoder:
         tokenizer.padding_side = "right"  # BART counts positions from the first token, padding or not
         tokenizer.chat_template = encoder_decoder_template(tokenizer)
+    if style:
+        begins = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = chat_template(style, begins)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not chat:
         return tokenizer
     if tokenizer.chat_template is None:
-        raise UserError(f"{ref.name} has no chat template: take the instruct or chat version of the model")
+        raise UserError(
+            f"{ref.name} has no chat template: take its instruct or chat version, or add --prompt_style alpaca"
+        )
     try:
         tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in ("system", "user")], tokenize=False)
     except TemplateError as error:

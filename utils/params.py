@@ -30,6 +30,7 @@ COST_DIR = MODELS_DIR / "cost"
 HARMFULNESS_DIR = MODELS_DIR / "harmfulness"
 PAIRS_FILE = DATASETS_DIR / "preference_pairs" / "train.csv"
 PAIRS_TEST_FILE = DATASETS_DIR / "preference_pairs" / "test.csv"
+TEMPLATE_DIR = DATASETS_DIR / "prompt_templates"
 
 # --- columns ---
 INPUT_COLUMN = "biased_text"
@@ -111,6 +112,17 @@ BATCH_POLL = 30.0  # seconds
 BATCH_REQUESTS = 50_000  # in one batch, the limit of the API
 BATCH_BYTES = 200_000_000  # in one batch file, the limit of the API
 BATCH_ROUNDS = 5  # batches for the same request, where they expire or fail, before it is given up
+
+# --- mix_safety.py ---
+GENERAL_FILE = DATASETS_DIR / "safety_instructions" / "general.json"
+SAFETY_TEST_FILE = DATASETS_DIR / "safety_instructions" / "test.csv"
+MIXED_DIR = DATASETS_DIR / "mixed"
+SAFETY_COUNTS = "0,5,20,50,200"
+SAFETY_FORM = "instruction"
+LEAK_WORDS = 8
+LEAK_SHINGLE = 5  # characters
+LEAK_SIMILARITY = 0.7
+LEAK_HASHES = 128
 
 # --- train_spotter.py ---
 SPOT_DEPTHS = (0.5, 0.6, 0.7, 0.8)  # middle layers: the last ones are busy with the next word
@@ -235,6 +247,7 @@ LOOKUP_MOST = 16  # tokens guessed at once
 BATCH_TOKENS = 12_000  # prompt and answer tokens of rows that are written at once
 TEMPERATURE = 0.0  # greedy
 TOP_P = 1.0
+TOP_K = 0  # no limit
 NUM_BEAMS = 1
 BEST_OF = 1
 SHOTS = 0

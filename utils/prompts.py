@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from utils import params
 from utils.helpers import UserError
+from utils.prompt_styles import user_turn
 
 REWRITE_TEMPLATES = {
     "rewrite": (
@@ -54,7 +55,7 @@ def rewrite_messages(text: str, template: str, examples: list[tuple[str, str]] =
     messages = [] if template == ANSWER else [{"role": "system", "content": REWRITE_TEMPLATES[template]}]
     for source, rewriting in examples:
         messages += [{"role": "user", "content": source}, {"role": "assistant", "content": rewriting}]
-    return [*messages, {"role": "user", "content": text}]
+    return [*messages, user_turn(text)]
 
 
 def spot_messages(text: str) -> list[dict[str, str]]:

@@ -53,7 +53,7 @@ def _load(config: InferConfig, ref: ModelRef, template: str, what: str):
     if what == "model":
         return load_model(ref, config.quantization)
     if what == "tokenizer":
-        return load_tokenizer(ref, chat=template != CONTINUE)
+        return load_tokenizer(ref, chat=template != CONTINUE, style=config.prompt_style)
     return load_spotter(Path(config.spotter))
 
 

@@ -14,6 +14,7 @@ from utils.edits import edits_between, mark, write_fillings
 from utils.helpers import UserError
 from utils.loading import end_tokens, generation_settings
 from utils.models import ModelRef
+from utils.prompt_styles import user_turn
 from utils.prompts import rewrite_messages
 from utils.records import write_json
 from utils.report import audit_page
@@ -79,7 +80,7 @@ class Example:
 def to_messages(row: dict, template: str) -> tuple[list[dict], list[dict]]:
     """Prompt and completion of a row as chat messages."""
     if not row["templated"]:
-        prompt, completion = [{"role": "user", "content": row["prompt"]}], row["completion"]
+        prompt, completion = [user_turn(row["prompt"])], row["completion"]
     elif template == "fill":
         edits = edits_between(row["prompt"], row["completion"])
         prompt = rewrite_messages(mark(row["prompt"], [edit.span for edit in edits]), template)
