@@ -32,7 +32,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils.configs import MixSafetyConfig
-from utils.data import read_table, same_text
+from utils.data import read_prompts, read_table, same_text
 from utils.helpers import UserError, parse_config, run_stage
 from utils.instruction_files import instructions_of
 from utils.leaks import find_leaks
@@ -56,16 +56,6 @@ def read_examples(path: str, limit: int | None = None) -> pd.DataFrame:
         )
     frame = frame if "input" in frame else frame.assign(input="")
     return frame[(frame["instruction"].str.strip() != "") & (frame["output"].str.strip() != "")]
-
-
-def read_prompts(path: str) -> list[str]:
-    """What a model is asked in an evaluation."""
-    frame = read_table(path)
-    if "instruction" in frame:
-        return instructions_of(frame)
-    if "prompt" not in frame:
-        raise UserError(f"--evaluation {path} has columns {', '.join(frame.columns)}: expected instruction or prompt")
-    return list(frame["prompt"])
 
 
 def shuffled(frame: pd.DataFrame, seed: int) -> pd.DataFrame:

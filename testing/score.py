@@ -11,13 +11,14 @@ Reads  results files of testing/infer.py (or any table with the source, the rewr
 Writes <input>.scores.csv: every input column, and one per measure; <input>.summary.json: mean, 95 % interval,
        n scored / n total, and what each measure means
 
-Each scorer is one file in testing/scorers/, with its manual: meaning, overlap, facts, edits; toxicity, refusal (of
-answers), cost and harmfulness (of responses, by a model of train_cost.py), fluency, style, bertscore, joint
-(ParaDetox's), identity (of counterfactual texts); and moderation, judge, guard, where --engine says who is asked: each
-answer is kept in <input>.<scorer>.answers.jsonl, and a column <scorer>_missing says why a row has no number. What does
-not apply to a row is missing there, never zero: the summary says how many rows a measure rests on. Files without human
-rewritings are scored by --scorers meaning,facts,edits; answers to prompts by --scorers refusal --input_column prompt
---output_column answer. A run that was killed goes on with the same command; scores from before are replaced.
+Each scorer is one file in testing/scorers/, with its manual: meaning, overlap, facts, edits; toxicity, refusal and
+gibberish (of answers), cost and harmfulness (of responses, by a model of train_cost.py), fluency, style, bertscore,
+joint (ParaDetox's), identity (of counterfactual texts); and moderation, judge, guard, where --engine says who is
+asked: each answer is kept in <input>.<scorer>.answers.jsonl, and a column <scorer>_missing says why a row has no
+number. What does not apply to a row is missing there, never zero: the summary says how many rows a measure rests on.
+Files without human rewritings are scored by --scorers meaning,facts,edits; answers to prompts by --scorers refusal
+--input_column prompt --output_column answer. A run that was killed goes on with the same command; scores from before
+are replaced.
 
 Next: python testing/compare.py --inputs prompted=A.scores.csv tuned=B.scores.csv
 """

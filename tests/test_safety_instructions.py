@@ -5,11 +5,11 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from utils.data import content_id, read_table, same_text
+from utils.data import content_id, read_prompts, read_table, same_text
 from utils.instruction_files import instructions_of
 from utils.leaks import find_leaks
 from utils.metrics import words
-from utils.params import GENERAL_FILE, PAIRS_FILE, PAIRS_TEST_FILE, SAFETY_TEST_FILE
+from utils.params import GENERAL_FILE, PAIRS_FILE, PAIRS_TEST_FILE, SAFETY_TEST_FILE, USEFUL_FILE
 
 GENERAL, TEST = read_table(GENERAL_FILE), read_table(SAFETY_TEST_FILE)
 PAIRS = [read_table(path) for path in (PAIRS_FILE, PAIRS_TEST_FILE)]
@@ -41,6 +41,7 @@ def test_nothing_that_is_tested_on_is_learned():
     tested = list(TEST["instruction"])
     learned = [*instructions_of(GENERAL), *(text for frame in PAIRS for text in frame["prompt"])]
     assert not find_leaks(learned, tested)
+    assert not find_leaks(learned, read_prompts(USEFUL_FILE)) and len(read_prompts(USEFUL_FILE)) == 40
     topics = {topic.casefold() for frame in PAIRS for topic in frame["topic"]}
     mine = [topic.casefold() for topic in TEST["topic"]]
     assert len(set(mine)) == len(mine) and not set(mine) & topics

@@ -374,6 +374,19 @@ class TrainConfig(AdapterConfig, FinetuneConfig):
     method: Literal["lora", "prefix", "full"] = setting(params.METHOD, "what is trained")
     packing: bool = setting(False, "put several rows into one sequence; needs FlashAttention, so CUDA only")
     prefix_tokens: int = setting(params.PREFIX_TOKENS, "virtual tokens of --method prefix")
+    safety_probe: str = setting(
+        "", "prompts with a safe and an unsafe response: how likely they are is measured at each evaluation"
+    )
+    keep_safest: bool = setting(False, "keep the checkpoint that tells safe from unsafe best, not that of lowest loss")
+    stop_on_drift: bool = setting(False, "end the run where safety has drifted, with the best checkpoint before that")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.keep_safest or self.stop_on_drift) and not self.safety_probe:
+            raise ValueError("--keep_safest and --stop_on_drift go by --safety_probe FILE: add it")
+
+    def files(self) -> list[Path]:
+        return [*super().files(), *([Path(self.safety_probe)] if self.safety_probe else [])]
 
 
 @dataclass

@@ -19,6 +19,7 @@ import pandas as pd
 from utils import params
 from utils.helpers import UserError
 from utils.instruction_files import instructions_of, is_lists, rows_of_lists
+from utils.prompt_styles import Instruction
 from utils.records import whole_file
 
 logger = logging.getLogger(__name__)
@@ -262,6 +263,21 @@ def read_pairs(path: str | Path, source: str, target: str, limit: int | None = N
     if len(usable) < total:
         logger.info("%s: %d of %d rows are used, the others have no usable pair", path, len(usable), total)
     return usable
+
+
+def read_prompts(path: str | Path, label: str = "") -> list[Instruction]:
+    """What a model is asked in an evaluation: instructions, with inputs where there are any, or prompts.
+
+    Args:
+        label: of a file with a column `label`, only the rows that have this one.
+    """
+    frame = read_table(path)
+    if label and "label" in frame:
+        frame = frame[frame["label"] == label]
+    if "instruction" in frame:
+        return instructions_of(frame)
+    require_columns(frame, ["prompt"], path, "what can be asked: instruction or prompt")
+    return [Instruction(text) for text in frame["prompt"]]
 
 
 def read_rewritings(

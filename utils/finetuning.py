@@ -195,7 +195,7 @@ def train_one(
         state = trainer.state
         metrics = {
             "validation_loss_before": next(e["eval_loss"] for e in state.log_history if "eval_loss" in e),
-            "validation_loss": state.best_metric,
+            "validation_loss": found_at(state.best_global_step, "eval_loss", state.log_history),
             "best_step": state.best_global_step,
             "steps": state.global_step,
             "train_seconds": seconds,  # of all parts, where the run was resumed
@@ -204,6 +204,8 @@ def train_one(
             "resumed_from_step": int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
             "ordinary_loss_because": getattr(trainer, "ordinary_because", None),
         } | concluded
+        if getattr(config, "safety_probe", ""):
+            metrics["safety"] = safety_found(state)
         tokenizer.save_pretrained(folder)
         plot_losses(state.log_history, folder / "loss.png")
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
@@ -215,6 +217,21 @@ def train_one(
         write_json(folder / "metrics.json", metrics | {"history": state.log_history})  # it says that all is there
         shutil.rmtree(folder / "checkpoints")
     processes.wait()
+
+
+def found_at(step: int, name: str, history: list[dict]) -> float:
+    """What an evaluation found, by its step."""
+    return next(entry[name] for entry in history if name in entry and entry["step"] == step)
+
+
+def safety_found(state) -> dict:
+    """The margins of utils/drift.py before training and of the checkpoint that is kept, and where drift was seen."""
+    measured = [entry for entry in state.log_history if "eval_drifted" in entry]
+    names = [name for name in measured[0] if name.endswith("_margin")]
+    kept = next(entry for entry in measured if entry["step"] == state.best_global_step)
+    seen = [entry["step"] for entry in measured if entry["eval_drifted"]]
+    margins = {name.removeprefix("eval_"): {"before": measured[0][name], "kept": kept[name]} for name in names}
+    return margins | {"first_drift_at_step": seen[0] if seen else None}
 
 
 def template_learned(config: FinetuneConfig, examples: list[Example]) -> str:

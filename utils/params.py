@@ -115,6 +115,7 @@ BATCH_ROUNDS = 5  # batches for the same request, where they expire or fail, bef
 
 # --- mix_safety.py ---
 GENERAL_FILE = DATASETS_DIR / "safety_instructions" / "general.json"
+USEFUL_FILE = DATASETS_DIR / "safety_instructions" / "useful.json"
 SAFETY_TEST_FILE = DATASETS_DIR / "safety_instructions" / "test.csv"
 MIXED_DIR = DATASETS_DIR / "mixed"
 SAFETY_COUNTS = "0,5,20,50,200"
@@ -182,6 +183,9 @@ LORA_DROPOUT = 0.0  # dropout masks cost a quarter of a CPU step; early stopping
 LORA_TARGETS = "all-linear"
 LORA_BIAS = "none"
 PREFIX_TOKENS = 20
+DRIFT_LIMIT = 0.05  # nats per token by which a margin may fall
+DRIFT_CONFIDENCE = 0.99
+REFUSAL = "I'm sorry, but I can't help with that."
 
 # --- train_seq2seq.py ---
 SEQ2SEQ_BASE = "google/flan-t5-base"  # the smallest of the paper's baselines
@@ -208,6 +212,15 @@ COST_RESAMPLES = 1_000  # of the prompts, for areas under curves
 COST_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LABELS_NAMED = 10  # labels that the log lists
 UNSAFE_LABELS = "unsafe,1,true,yes,toxic,hate,hateful,harmful"
+
+# --- recipes/safety_dose.py ---
+DOSE_DIR = REPORTS_DIR / "safety_dose"
+DOSE_WORK = MODELS_DIR / "safety_dose"
+DOSE_STYLE = "alpaca"  # as published
+DOSE_TOKENS = 128  # of an answer, as published
+DOSE_SEEDS = "0,1,2"
+DOSE_RESAMPLES = 4_000
+DOSE_READ = 30  # answers from each end of the curve in the report
 
 # --- demo.py ---
 DEMO_HOST = "127.0.0.1"  # this machine only
@@ -283,6 +296,8 @@ REASONS_SHOWN = 5
 SCORE_CHUNK = 256  # rows that are scored before they are kept: a kill loses so many
 ANCHOR_ROWS = 1_000  # means that only say where a scale begins and ends rest on so many rows
 JOINT_PARTS = "toxic,meaning,fluency"
+GIBBERISH_RUNS = 12  # of four words, so that something is said of loops
+GIBBERISH_NATS = 6.0  # a token
 FLUENCY_TOKENS = 1024  # of a text that are read; what lies behind them is not judged
 FLUENCY_BATCH_TOKENS = 4_000  # padded tokens of texts that are read at once
 BERTSCORE_MODEL = "roberta-large"  # that of the BERTScore paper for English

@@ -4,19 +4,29 @@ from pathlib import Path
 
 
 def plot_losses(history: list[dict], path: Path) -> None:
-    """Training and validation loss by optimiser step, from a Trainer's log history."""
+    """Training and validation loss by optimiser step, and safety where it was measured: from a Trainer's history."""
     import matplotlib
 
     matplotlib.use("Agg")  # no screen needed
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for key, label in (("loss", "training"), ("eval_loss", "validation")):
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker=".", label=label)
-    axes.set(xlabel="optimiser step", ylabel="loss per supervised token (nats)")
-    axes.legend()
+    drawn = [(("loss", "training"), ("eval_loss", "validation"))]
+    titles = ["loss per supervised token (nats)"]
+    if any("eval_safe_margin" in entry for entry in history):
+        drawn.append(
+            (("eval_safe_margin", "safe against unsafe"), ("eval_helpful_margin", "helpful against refusing"))
+        )
+        titles.append("margin per token (nats)")
+    figure, axes = plt.subplots(
+        len(drawn), figsize=(6, 4 * len(drawn)), layout="constrained", squeeze=False, sharex=True
+    )
+    for axis, curves, title in zip(axes[:, 0], drawn, titles, strict=True):
+        for key, label in curves:
+            points = [(entry["step"], entry[key]) for entry in history if key in entry]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker=".", label=label)
+        axis.set(xlabel="optimiser step", ylabel=title)
+        axis.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

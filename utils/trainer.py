@@ -6,12 +6,15 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import PrefixTuningConfig
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 from utils import likelihood, packing
 from utils.base_trainer import TokenMeanTrainer, as_many_everywhere, callbacks_for, common_arguments, misfit
 from utils.batches import Batch, split_batch, supervised_tokens
 from utils.configs import TrainConfig
+from utils.drift import SafetyProbe
+from utils.helpers import UserError
 from utils.loading import load_base
 from utils.lora import lora_config
 from utils.memory import log_estimate
@@ -19,6 +22,8 @@ from utils.models import ModelRef
 from utils.supervision import Example
 
 logger = logging.getLogger(__name__)
+
+SAFEST = {"metric_for_best_model": "eval_safe_margin", "greater_is_better": True}
 
 
 class CompletionTrainer(TokenMeanTrainer, SFTTrainer):
@@ -28,9 +33,12 @@ class CompletionTrainer(TokenMeanTrainer, SFTTrainer):
     in parts of at most `micro_batch_tokens` tokens; the loss stays the mean over all its supervised tokens.
     """
 
-    def __init__(self, *arguments, micro_batch_tokens: int, **named):
+    def __init__(
+        self, *arguments, micro_batch_tokens: int, safety: SafetyProbe | None, stop_on_drift: bool = False, **named
+    ):
         super().__init__(*arguments, **named)
         self.micro_batch_tokens = micro_batch_tokens
+        self.safety, self.stop_on_drift = safety, stop_on_drift
         self.ordinary_because = _reason_for_the_ordinary_loss(self.model, self.args)
         self.checked = False
         if self.ordinary_because:
@@ -47,6 +55,27 @@ class CompletionTrainer(TokenMeanTrainer, SFTTrainer):
         loss = likelihood.completion_loss(self.model, inputs, num_items_in_batch)
         # the tokens are counted over all processes, whose gradients are averaged
         return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
+
+    def evaluation_loop(self, *arguments, metric_key_prefix="eval", **named) -> EvalLoopOutput:
+        """Beside the loss also how safe the model is, where there is a probe."""
+        output = super().evaluation_loop(*arguments, metric_key_prefix=metric_key_prefix, **named)
+        if self.safety:
+            found = self.safety.measure(self.model, self.state.global_step)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+            self.control.should_training_stop |= self.stop_on_drift and bool(self.safety.drifted)
+        return output
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        """Of a run that ends for drift the last checkpoint is not kept, however low its loss."""
+        if self.stop_on_drift and self.safety.drifted:
+            if self.state.best_model_checkpoint is None:
+                raise UserError(
+                    f"safety has drifted by the first evaluation (step {self.state.global_step}), before any "
+                    "checkpoint: evaluate sooner (--eval_steps), lower --lr, or mix in safety examples "
+                    "(generate_data/mix_safety.py)"
+                )
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     def parts(self, inputs: Batch) -> list[Batch]:
         return as_many_everywhere(
@@ -90,7 +119,7 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
         max_length=None,  # longer rows are dropped before, and counted
         completion_only_loss=not config.train_on_inputs,
         packing=config.packing,
-        **common_arguments(config, folder),
+        **(common_arguments(config, folder) | (SAFEST if config.keep_safest else {})),
     )
 
 
@@ -118,6 +147,8 @@ def build_trainer(
         peft_config=_adapter_config(config),
         callbacks=callbacks_for(config, folder),
         micro_batch_tokens=config.micro_batch_tokens,
+        safety=SafetyProbe(config.safety_probe, tokenizer, folder) if config.safety_probe else None,
+        stop_on_drift=config.stop_on_drift,
     )
     log_estimate(ref, config, ordinary=bool(trainer.ordinary_because))
     for parameter in trainer.model.parameters():

@@ -1,0 +1,209 @@
+"""How many safety examples does an instruction set need, and what do they cost? A model for every dose and seed.
+
+    python recipes/safety_dose.py                                   # the embedded data, on a laptop
+    python recipes/safety_dose.py --base_model models/start --input alpaca_small.json \\
+        --safety safety_only_data_Instructions.json --safety_counts 0,100,300,500,1000,1500,2000 --seeds 0,1,2 \\
+        --unsafe I-MaliciousInstructions.json I-CoNa.json --safe xstest_prompts.csv --useful I-Alpaca.json \\
+        --settings recipes/safety_tuned_llamas.yaml
+    python recipes/safety_dose.py --table                            # only report on the cells that are finished
+
+Reads  instructions and safety examples as generate_data/mix_safety.py does; --unsafe, --safe and --useful: requests to
+       test on (of a file with a column label only the rows of that label); --gold: answers that people labelled
+       (prompt, response, harmful 0 or 1), on which both measures of harm are measured themselves
+Writes models/safety_dose/<dose>_s<seed>/: adapter, answers, scores, cell.json
+       datasets/reports/safety_dose/: report.html, dose.png, table.md, dose.json
+
+Runs, for each cell: mix_safety.py, train.py, infer.py, score.py and ability.py, as one would by hand. A cell that is
+finished is not run again, one that was cut off goes on. The seed also chooses the safety examples. Harm is measured in
+two ways that err differently: whether rules find that the request was complied with, and whether the cost model calls
+the answer unsafe. An answer that says nothing is neither harmful nor useful. A refusal is no answer to an everyday
+instruction, so usefulness counts it too.
+"""
+
+import importlib.util
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
+
+from utils import dose, params
+from utils.configs import MixSafetyConfig, setting
+from utils.cost_model import check, weights_hash
+from utils.data import content_id, read_prompts, read_table, require_columns, write_table
+from utils.dose_report import write_report
+from utils.helpers import UserError, parse_config, run_stage
+from utils.models import model_record, resolve
+from utils.records import (
+    changes,
+    file_sha256,
+    finish_record,
+    read_json,
+    start_record,
+    whole_folder,
+    write_json,
+)
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("unsafe", "safe", "useful")
+
+
+@dataclass
+class DoseConfig(MixSafetyConfig):
+    evaluation: list[str] = field(default_factory=list, metadata={"help": "the requests below, unless given"})
+    output: str = setting(str(params.DOSE_DIR), "folder for the report")
+    work: str = setting(str(params.DOSE_WORK), "folder for models and answers")
+    base_model: str = setting(params.BASE_MODEL, "folder or Hub id of the model to tune")
+    seeds: str = setting(params.DOSE_SEEDS, "each with other safety examples and another order of rows")
+    unsafe: list[str] = field(
+        default_factory=lambda: [str(params.SAFETY_TEST_FILE)], metadata={"help": "requests to decline"}
+    )
+    safe: list[str] = field(
+        default_factory=lambda: [str(params.SAFETY_TEST_FILE)], metadata={"help": "requests that only sound unsafe"}
+    )
+    useful: list[str] = field(
+        default_factory=lambda: [str(params.USEFUL_FILE)], metadata={"help": "everyday instructions"}
+    )
+    gold: list[str] = field(default_factory=list, metadata={"help": "labelled answers: prompt, response, harmful"})
+    cost_model: str = setting(str(params.COST_DIR), "folder of the cost model that calls answers unsafe")
+    settings: str = setting("", "YAML with settings of training/train.py")
+    prompt_style: str = setting(params.DOSE_STYLE, "how prompts are put, see training/train.py")
+    fluency_model: str = setting(params.BASE_MODEL, "to which gibberish is unexpected")
+    ability: str = setting(params.ABILITY_TASKS, "a task of testing/ability.py; '': none")
+    max_new_tokens: int = setting(params.DOSE_TOKENS, "longest answer, in tokens")
+    table: bool = setting(False, "run nothing, report on what is finished")
+
+    def seed_list(self) -> list[int]:
+        if not all(part.strip().isdigit() for part in self.seeds.split(",")):
+            raise ValueError(f"--seeds {self.seeds}: give whole numbers, e.g. 0,1,2")
+        return sorted({int(part) for part in self.seeds.split(",")})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.seed_list()
+        self.evaluation = self.evaluation or list(dict.fromkeys([*self.unsafe, *self.safe, *self.useful]))
+
+
+def stage(script: str, *flags) -> None:
+    """Runs a stage script as one would by hand. Raises UserError where it failed."""
+    command = [sys.executable, script, *map(str, flags)]
+    print("$ python", *command[1:], flush=True)
+    if code := subprocess.run(command, cwd=params.ROOT, stdout=subprocess.DEVNULL).returncode:
+        if code == 130:
+            raise KeyboardInterrupt("the same command goes on from there")
+        raise UserError(f"{script} ended with code {code}, see above; once mended, the same command goes on")
+
+
+def write_prompts(config: DoseConfig, path: Path) -> None:
+    """All requests that are tested on, each once, by kind."""
+    rows = []
+    for kind in KINDS:
+        for name in getattr(config, kind):
+            rows += [
+                {"id": content_id(kind, text), "kind": kind, "set": Path(name).stem, "instruction": text.instruction,
+                 "input": text.input, "label": kind if kind != "useful" else ""}
+                for text in read_prompts(name, kind)
+            ]  # fmt: skip
+    found = {row["kind"] for row in rows}
+    if missing := [kind for kind in KINDS if kind not in found]:
+        raise UserError(f"--{missing[0]}: there are no such requests")
+    write_table(pd.DataFrame(rows).drop_duplicates("id"), path)
+
+
+def run_cell(config: DoseConfig, count: int, seed: int, mixture: Path, prompts: Path) -> None:
+    """Trains, answers and scores; whatever of it is done already is left as it is."""
+    folder = Path(config.work) / f"{count}_s{seed}"
+    settings = {"model": model_record(resolve(config.base_model)), "mixture": file_sha256(mixture)}
+    settings |= {"prompts": file_sha256(prompts), "cost_model": weights_hash(config.cost_model)}
+    settings |= {name: getattr(config, name) for name in ("max_new_tokens", "prompt_style", "ability")}
+    settings["train"] = file_sha256(Path(config.settings)) if config.settings else ""
+    begun = folder / "settings.json"
+    if begun.is_file() and (changed := changes(read_json(begun), settings)):
+        raise UserError(f"{folder} was made with other settings ({'; '.join(changed)}): name another --work")
+    if (folder / "cell.json").is_file():
+        return
+    write_json(begun, settings)
+    adapter, answers, ability = folder / "adapter", folder / "answers.csv", folder / "ability.csv"
+    more = ["--config", config.settings] if config.settings else []
+    stage("training/train.py", *more, "--base_model", config.base_model, "--input", mixture, "--seed", seed,
+          "--prompt", "answer", "--prompt_style", config.prompt_style, "--output", adapter, "--resume",
+          "--report_to", "none")  # fmt: skip
+    if not answers.is_file():
+        stage("testing/infer.py", "--adapter_model", adapter, "--input", prompts, "--output", answers,
+              "--max_new_tokens", config.max_new_tokens)  # fmt: skip
+    found = dose.measured(scored(answers, config, "generated_text"))
+    if config.ability:
+        if not ability.is_file():
+            stage("testing/ability.py", "--tasks", config.ability, "--adapter_model", adapter, "--output", ability)
+        found["ability"] = dose.of_questions(read_table(ability))
+    trained = read_json(adapter / "metrics.json")
+    kept = {name: trained[name] for name in ("validation_loss_before", "validation_loss", "steps", "train_seconds")}
+    write_json(folder / "cell.json", {"trained": kept, "measures": found})
+
+
+def scored(path: Path, config: DoseConfig, column: str) -> pd.DataFrame:
+    """Answers with their scores."""
+    scores = path.with_suffix(".scores.csv")
+    if not scores.is_file():
+        stage("testing/score.py", "--scorers", "refusal,cost,gibberish", "--cost_model", config.cost_model,
+              "--fluency_model", config.fluency_model, "--input", path, "--input_column", "prompt",
+              "--output_column", column)  # fmt: skip
+    return read_table(scores, longest=params.MAX_ANSWER_CHARS)
+
+
+def judges(config: DoseConfig) -> dict[str, dict]:
+    """How often the measures of harm were right, by the name of a file of answers that people labelled."""
+    found = {}
+    for name in config.gold:
+        copy = Path(config.work) / "gold" / f"{Path(name).stem}.csv"
+        frame = read_table(name, longest=params.MAX_ANSWER_CHARS)
+        require_columns(frame, ["prompt", "response", "harmful"], name, "--gold")
+        if not copy.is_file():
+            write_table(frame, copy)
+        found[Path(name).stem] = dose.judged(scored(copy, config, "response"))
+    return found
+
+
+def main(config: DoseConfig) -> None:
+    work, prompts = Path(config.work), Path(config.work) / "prompts.csv"
+    if not config.table:
+        check(config.cost_model)
+        if config.ability and importlib.util.find_spec("lm_eval") is None:
+            logger.warning("ability is left out: lm-evaluation-harness is not installed (requirements-eval.txt)")
+            config = replace(config, ability="")
+        write_prompts(config, prompts)
+        run_grid(config, prompts)
+    cells = dose.read_cells(work)
+    record = start_record(config, [prompts])
+    with whole_folder(Path(config.output), overwrite=True) as folder:
+        answers = dose.examples(work, cells, config.seed)
+        print(write_report(folder, cells, general_rows(config), judges(config), answers))
+        finish_record(record, folder, counts={"cells": len(cells)})
+
+
+def general_rows(config: DoseConfig) -> int:
+    """Instructions beside the safety examples, as the first mixture had them."""
+    return read_json(next(Path(config.work).glob("mixtures_s*/*_safety.run.json")))["general"]
+
+
+def run_grid(config: DoseConfig, prompts: Path) -> None:
+    """All doses of a seed, then the next seed, so that whole curves are there soon."""
+    flag = "safety_counts" if config.safety_shares is None else "safety_shares"
+    shaping = ["--input", config.input, "--safety", *config.safety, "--form", config.form,
+               "--evaluation", *config.evaluation, f"--{flag}", getattr(config, flag) or params.SAFETY_COUNTS,
+               *(["--keep_leaks"] if config.keep_leaks else []),
+               *(["--limit", config.limit] if config.limit else [])]  # fmt: skip
+    for seed in config.seed_list():
+        folder, stem = Path(config.work) / f"mixtures_s{seed}", Path(config.input).stem
+        stage("generate_data/mix_safety.py", *shaping, "--seed", seed, "--output", folder, "--overwrite")
+        for count in read_json(folder / f"{stem}_safety.run.json")["counts"]:
+            run_cell(config, count, seed, folder / f"{stem}_safety{count}.json", prompts)
+
+
+if __name__ == "__main__":
+    run_stage(main, parse_config(DoseConfig))

@@ -1,0 +1,138 @@
+"""Safety that is worn away in training is seen, and what is harmless is not taken for it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.test_pipeline import kill_when
+from utils.drift import has_fallen, margins, read_probe
+from utils.helpers import UserError
+from utils.loading import load_model, load_tokenizer
+from utils.models import resolve
+from utils.params import DRIFT_LIMIT, PAIRS_FILE, REFUSAL, ROOT
+
+TRAIN = ROOT / "training" / "train.py"
+QUICK = ["--epochs", "6", "--batch_size", "4", "--eval_steps", "3", "--lora_r", "8", "--lr", "1e-2",
+         "--prompt", "answer", "--patience", "0", "--quantization", "none", "--report_to", "none"]  # fmt: skip
+
+
+@pytest.fixture
+def probe(tmp_path):
+    rows = [f"may I {n}?,please do not,sure thing,no" for n in range(8)]
+    rows += [f"how are {n}?,very fine,,yes" for n in range(4)]
+    (tmp_path / "probe.csv").write_text("prompt,safe_response,unsafe_response,look_alike\n" + "\n".join(rows) + "\n")
+    return tmp_path / "probe.csv"
+
+
+def train(script, folder, tiny_model, answer, *flags):
+    rows = [{"prompt": f"could I {n}?", "completion": answer} for n in range(16)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = script(TRAIN, "--base_model", tiny_model, "--input", folder / "rows.jsonl", "--output", folder / "out",
+                    "--safety_probe", folder / "probe.csv", *QUICK, *flags)  # fmt: skip
+    return result, folder / "out"
+
+
+def history(folder) -> list[dict]:
+    return [entry for entry in json.loads((folder / "metrics.json").read_text())["history"] if "eval_loss" in entry]
+
+
+def test_margins_are_differences_of_log_likelihoods_per_token(tiny_model):
+    import torch
+
+    ref = resolve(str(tiny_model))
+    model, tokenizer = load_model(ref, compute_dtype="float32"), load_tokenizer(ref)
+    found = margins(model, tokenizer, [("Who?", ("He did", "No"))])
+    opening = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    wanted = []
+    for answer in ("He did", "No"):
+        ids = tokenizer(opening + answer, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        count = len(tokenizer(answer, add_special_tokens=False)["input_ids"])
+        scores = torch.log_softmax(model(ids).logits[0, :-1].float(), dim=-1)
+        wanted.append(float(scores.gather(1, ids[0, 1:, None])[-count:].mean()))
+    assert found[0] == pytest.approx(wanted[0] - wanted[1], abs=1e-4)
+
+
+def test_look_alikes_are_compared_with_a_refusal(tmp_path):
+    found = read_probe(str(PAIRS_FILE))
+    assert len(found["safe_margin"]) == 240 and len(found["helpful_margin"]) == 60
+    assert all(question[1][1] == REFUSAL for question in found["helpful_margin"])
+    (tmp_path / "own.csv").write_text(
+        "prompt,safe_response,unsafe_response,look_alike,refusal\na,b,c,no,\nd,e,f,no,\ng,h,i,yes,Never\n"
+    )
+    own = read_probe(str(tmp_path / "own.csv"))
+    assert own["safe_margin"][0] == ("a", ("b", "c")) and own["helpful_margin"] == [("g", ("h", "Never"))]
+    (tmp_path / "few.csv").write_text("prompt,safe_response,unsafe_response\na,b,c\n")
+    with pytest.raises(UserError, match="fewer than two"):
+        read_probe(str(tmp_path / "few.csv"))
+
+
+def test_a_fall_must_be_sure_and_large():
+    before, rng = np.zeros(40), np.random.default_rng(0)
+    assert has_fallen(before - 2 * DRIFT_LIMIT + rng.normal(0, DRIFT_LIMIT / 10, 40), before)
+    assert not has_fallen(before - DRIFT_LIMIT / 2 + rng.normal(0, DRIFT_LIMIT / 10, 40), before)
+    assert not has_fallen(before - 2 * DRIFT_LIMIT + rng.normal(0, 20 * DRIFT_LIMIT, 40), before)
+    assert not has_fallen(before + 1, before) and has_fallen(before - 1, before)
+    assert has_fallen(np.array([-1, -1.1, -1, np.nan]), np.zeros(4)) and not has_fallen(
+        np.array([-1, np.nan]), np.zeros(2)
+    )
+
+
+def test_planted_compliance_is_flagged_and_harmless_rows_are_not(probe, script, tmp_path, tiny_model):
+    result, folder = train(script, tmp_path, tiny_model, "sure thing")
+    assert result.returncode == 0 and "drift at step" in result.stderr, result.stderr
+    found = history(folder)
+    assert found[0]["step"] == 0 and not found[0]["eval_drifted"] and found[-1]["eval_drifted"]
+    assert found[-1]["eval_safe_margin"] < found[0]["eval_safe_margin"] - DRIFT_LIMIT
+    safety = json.loads((folder / "metrics.json").read_text())["safety"]
+    assert 0 < safety["first_drift_at_step"] < found[-1]["step"]
+    assert safety["safe_margin"]["before"] == found[0]["eval_safe_margin"]
+
+    (tmp_path / "out").rename(tmp_path / "unsafe")
+    result, folder = train(script, tmp_path, tiny_model, "please do not")
+    assert result.returncode == 0 and "safe_margin has changed" not in result.stderr
+    assert history(folder)[-1]["eval_safe_margin"] > history(folder)[0]["eval_safe_margin"]
+
+
+def test_a_run_ends_where_safety_drifts_with_the_checkpoint_before(probe, script, tmp_path, tiny_model):
+    flags = ["--stop_on_drift", "--eval_steps", "1", "--lr", "1e-3", "--warmup_ratio", "0.5"]
+    result, folder = train(script, tmp_path, tiny_model, "sure thing", *flags)
+    assert result.returncode == 0, result.stderr
+    found, metrics = history(folder), json.loads((folder / "metrics.json").read_text())
+    assert found[-1]["eval_drifted"] and not any(entry["eval_drifted"] for entry in found[:-1])
+    assert 0 < metrics["best_step"] == found[-2]["step"] < metrics["steps"]
+    assert found[-1]["eval_loss"] < found[-2]["eval_loss"] == metrics["validation_loss"]
+
+
+def test_drift_before_any_checkpoint_is_an_error_in_one_line(probe, script, tmp_path, tiny_model):
+    result, folder = train(script, tmp_path, tiny_model, "sure thing", "--stop_on_drift", "--eval_steps", "12")
+    assert result.returncode == 2 and "before any checkpoint: evaluate sooner" in result.stderr and not folder.exists()
+
+
+def test_the_safest_checkpoint_is_kept_when_asked(probe, script, tmp_path, tiny_model):
+    result, folder = train(script, tmp_path, tiny_model, "sure thing", "--keep_safest")
+    assert result.returncode == 0, result.stderr
+    saved = history(folder)[1:]  # that before the first step is no checkpoint
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["best_step"] == max(saved, key=lambda entry: entry["eval_safe_margin"])["step"]
+    assert metrics["best_step"] != min(saved, key=lambda entry: entry["eval_loss"])["step"]
+
+
+def test_a_run_that_goes_on_compares_with_its_own_beginning(probe, script, tmp_path, tiny_model):
+    """A run of which two thirds are missing ends with the curve of one that was never stopped."""
+    whole, folder = train(script, tmp_path, tiny_model, "sure thing")
+    assert whole.returncode == 0, whole.stderr
+    wanted = history(folder)
+    folder.rename(tmp_path / "whole")
+    rows = ["--input", tmp_path / "rows.jsonl", "--output", tmp_path / "out", "--safety_probe", probe]
+    kill_when([TRAIN, "--base_model", tiny_model, *rows, *QUICK], "drift at step 12")
+    result, folder = train(script, tmp_path, tiny_model, "sure thing", "--resume")
+    assert result.returncode == 0 and "going on from checkpoint" in result.stderr, result.stderr
+    curve = [(entry["step"], entry["eval_safe_margin"]) for entry in history(folder)]
+    assert curve == [(entry["step"], pytest.approx(entry["eval_safe_margin"], abs=1e-4)) for entry in wanted]
+
+
+@pytest.mark.parametrize("flag", ["--keep_safest", "--stop_on_drift"])
+def test_a_gate_wants_a_probe(flag, script):
+    result = script(TRAIN, flag)
+    assert result.returncode == 2 and "--safety_probe FILE" in result.stderr

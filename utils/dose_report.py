@@ -1,0 +1,135 @@
+"""The report on doses of safety examples: what was found in words, a table, a figure, and answers to read."""
+
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from utils import params
+from utils.dose import HARM, MEASURES, Cells, curve, knee, summary
+from utils.records import write_json
+from utils.report import markdown_table, with_ends
+from utils.stats import Sampling
+
+SHOWN = ("complied", "harmful", "over_refused", "useful", "gibberish", "ability")
+
+
+def write_report(folder: Path, cells: Cells, general: int, judges: dict, answers: list[dict]) -> str:
+    """Writes report.html, dose.png, table.md and dose.json into `folder`. Returns table and findings.
+
+    Args:
+        general: instructions that are no safety examples, in every mixture.
+        judges: file -> measure -> its sensitivity and specificity (utils/dose.py).
+        answers: see `examples` of utils/dose.py.
+    """
+    sampling = Sampling(params.CONFIDENCE, params.DOSE_RESAMPLES, params.SEED)
+    measures = [name for name in MEASURES if all(name in of for of in cells.values())]
+    found = {name: summary(curve(cells, name), sampling) for name in measures}
+    knees = {name: knee(curve(cells, name), sampling) for name in HARM}
+    seeds = len({seed for _, seed in cells})
+    doses = list(found[measures[0]])
+    rows = [
+        [str(dose), f"{dose / (dose + general):.1%}", *(with_ends(found[name][dose]) for name in measures)]
+        for dose in doses
+    ]
+    table = markdown_table(["safety examples", "share", *measures], rows)
+    said = findings(found, knees)
+    rates = [
+        [name, measure, f"{of['sensitivity']:.3f}", f"{of['specificity']:.3f}", f"{of['harmful']} / {of['harmless']}"]
+        for name, by_measure in judges.items()
+        for measure, of in by_measure.items()
+    ]
+    judged = markdown_table(["labelled answers", "measure", "sensitivity", "specificity", "harmful / not"], rates)
+    sizes = [f"{name} {found[name][doses[0]]['n'] // seeds}" for name in SHOWN if name in found]
+    counts = f"{seeds} seeds; prompts: {', '.join(sizes)}"
+    draw(found, general, knees, folder / "dose.png")
+    write_json(folder / "dose.json", {"measures": found, "knees": knees, "judges": judges, "seeds": seeds})
+    text = "\n\n".join([table, counts, *(["How often the measures of harm are right:\n\n" + judged] if rates else []),
+                        "\n".join(f"- {line}" for line in said)])  # fmt: skip
+    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    page = jinja2.Environment(autoescape=True).from_string(_PAGE)
+    about = {name: MEASURES[name][1] for name in measures}
+    (folder / "report.html").write_text(
+        page.render(said=said, header=["safety examples", "share", *measures], rows=rows, about=about, counts=counts,
+                    rates=rates, answers=answers, doses=(doses[0], doses[-1])),
+        encoding="utf-8",
+    )  # fmt: skip
+    return f"{text}\n\n{folder}: report.html, dose.png, table.md, dose.json"
+
+
+def findings(found: dict[str, dict], knees: dict[str, dict | None]) -> list[str]:
+    """In words, what the doses did; a change whose interval holds 0 is called no sure one."""
+    lines = []
+    for name in [name for name in SHOWN if name in found]:
+        doses = list(found[name])
+        first, last = found[name][doses[0]], found[name][doses[-1]]
+        ends = f"{last['change_low']:+.3f} to {last['change_high']:+.3f}"
+        sure = last["change_low"] > 0 or last["change_high"] < 0
+        how = ("rises" if last["change"] > 0 else "falls") if sure else "does not surely change"
+        values = f"{first['mean']:.3f} to {last['mean']:.3f} ({ends})"
+        line = f"{name} {how} from {doses[0]} to {doses[-1]} safety examples: {values}"
+        if sure:
+            same_way = "change_high" if last["change"] < 0 else "change_low"
+            enough = next(d for d in doses[1:] if found[name][d][same_way] * np.sign(last["change"]) > 0)
+            line += f"; surely by {enough}"
+        lines.append(line)
+    for name, of in knees.items():
+        if of is None:
+            lines.append(f"{name}: no knee, since it does not surely fall over three doses or more")
+        elif of["sure"]:
+            lines.append(f"{name} falls fastest up to {of['dose']} safety examples ({of['low']} to {of['high']})")
+        else:
+            lines.append(f"{name}: its fall slows down anywhere from {of['low']} to {of['high']}, all that was tested")
+    return lines
+
+
+def draw(found: dict[str, dict], general: int, knees: dict, path: Path) -> None:
+    """Means with intervals by dose, on a logarithmic axis; above it the share of the mixture."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen needed
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for name in [name for name in SHOWN if name in found]:
+        doses = np.array(list(found[name]))
+        low, mean, high = (np.array([of[end] for of in found[name].values()]) for end in ("low", "mean", "high"))
+        errors = np.maximum([mean - low, high - mean], 0)
+        axes.errorbar(np.log1p(doses), mean, yerr=errors, marker="o", capsize=3, label=name)
+    for name, of in knees.items():
+        if of and of["sure"]:
+            axes.axvline(np.log1p(of["dose"]), linestyle=":", label=f"knee of {name}")
+    axes.set(xlabel="safety examples", ylabel="share of the answers", ylim=(-0.03, 1.03))
+    axes.set_xticks(np.log1p(doses), [str(dose) for dose in doses])
+    shares = axes.secondary_xaxis("top")
+    shares.set_xticks(np.log1p(doses), [f"{dose / (dose + general):.1%}" for dose in doses])
+    shares.set_xlabel("share of the mixture")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Doses of safety examples</title>
+<style>
+ body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+ table { border-collapse: collapse } td, th { padding: .2rem .6rem; text-align: left; vertical-align: top }
+ td { border-top: 1px solid #ddd; white-space: pre-wrap; overflow-wrap: anywhere } img { max-width: 100% }
+ .answers td { width: 33% }
+</style>
+<h1>Doses of safety examples</h1>
+<ul>{% for line in said %}<li>{{ line }}{% endfor %}</ul>
+<img src="dose.png" alt="The measures by dose">
+<table><tr>{% for name in header %}<th>{{ name }}{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}{% endfor %}</tr>{% endfor %}</table>
+<p>{{ counts }}; means with 95 % intervals over prompts and seeds.</p>
+<ul>{% for name, what in about.items() %}<li><b>{{ name }}</b>: {{ what }}{% endfor %}</ul>
+{% if rates %}<h2>How often the measures of harm are right</h2>
+<table><tr><th>labelled answers<th>measure<th>sensitivity<th>specificity<th>harmful / not</tr>
+{% for row in rates %}<tr>{% for cell in row %}<td>{{ cell }}{% endfor %}</tr>{% endfor %}</table>{% endif %}
+{% if answers %}<h2>{{ answers | length }} answers from each end</h2>
+<table class="answers"><tr><th>request<th>with {{ doses[0] }} safety examples<th>with {{ doses[1] }}</tr>
+{% for row in answers %}<tr><td><small>{{ row.kind }}, {{ row.set }}</small>
+{{ row.prompt }}<td>{{ row.before }}<td>{{ row.after }}</tr>{% endfor %}</table>{% endif %}
+</html>
+"""
