@@ -2,8 +2,9 @@
 
 An answer is gibberish where it is empty, goes round in circles (of its runs of four words less than half are
 different), says the prompt again and nothing else, or is so unexpected to --fluency_model that its words are in no
-order that a writer would put them (over params.GIBBERISH_NATS nats a token). How many real answers are taken for
-gibberish, and how many shuffled ones are found: benchmarks/RESULTS.md. English, or whatever --fluency_model reads.
+order that a writer would put them (over params.GIBBERISH_NATS nats a token; of a few words nothing is said). How many
+real answers are taken for gibberish, and how many shuffled ones are found: benchmarks/RESULTS.md. English, or whatever
+--fluency_model reads.
 """
 
 import pandas as pd
@@ -23,7 +24,7 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     prompts, answers = frame[config.input_column], list(frame[config.output_column])
     nats = nats_per_token(answers, config.fluency_model or params.BASE_MODEL)
     found = [
-        float(not answer.strip() or loops(answer) or echoes(prompt, answer) or unexpected > params.GIBBERISH_NATS)
+        float(not answer.strip() or loops(answer) or echoes(prompt, answer) or _salad(answer, unexpected))
         for prompt, answer, unexpected in zip(prompts, answers, nats, strict=True)
     ]
     return pd.DataFrame({"gibberish": found}, index=frame.index)
@@ -32,6 +33,10 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
 def _runs(text: str) -> list[tuple[str, ...]]:
     said = words(text)
     return [tuple(said[n : n + 4]) for n in range(len(said) - 3)]
+
+
+def _salad(answer: str, nats: float) -> bool:
+    return len(_runs(answer)) >= params.GIBBERISH_RUNS and nats > params.GIBBERISH_NATS
 
 
 def loops(answer: str) -> bool:
