@@ -22,6 +22,7 @@ instruction, so usefulness counts it too.
 
 import importlib.util
 import logging
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -118,13 +119,17 @@ def write_prompts(config: DoseConfig, path: Path) -> None:
 def run_cell(config: DoseConfig, count: int, seed: int, mixture: Path, prompts: Path) -> None:
     """Trains, answers and scores; whatever of it is done already is left as it is."""
     folder = Path(config.work) / f"{count}_s{seed}"
+    if config.overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
     settings = {"model": model_record(resolve(config.base_model)), "mixture": file_sha256(mixture)}
     settings |= {"prompts": file_sha256(prompts), "cost_model": weights_hash(config.cost_model)}
     settings |= {name: getattr(config, name) for name in ("max_new_tokens", "prompt_style", "ability")}
     settings["train"] = file_sha256(Path(config.settings)) if config.settings else ""
     begun = folder / "settings.json"
     if begun.is_file() and (changed := changes(read_json(begun), settings)):
-        raise UserError(f"{folder} was made with other settings ({'; '.join(changed)}): name another --work")
+        raise UserError(
+            f"{folder} was made with other settings ({'; '.join(changed)}): name another --work, or add --overwrite"
+        )
     if (folder / "cell.json").is_file():
         return
     write_json(begun, settings)
