@@ -109,6 +109,7 @@ def test_drift_before_any_checkpoint_is_an_error_in_one_line(probe, script, tmp_
     assert result.returncode == 2 and "before any checkpoint: evaluate sooner" in result.stderr and not folder.exists()
 
 
+@pytest.mark.slow
 def test_the_safest_checkpoint_is_kept_when_asked(probe, script, tmp_path, tiny_model):
     result, folder = train(script, tmp_path, tiny_model, "sure thing", "--keep_safest")
     assert result.returncode == 0, result.stderr
@@ -118,6 +119,7 @@ def test_the_safest_checkpoint_is_kept_when_asked(probe, script, tmp_path, tiny_
     assert metrics["best_step"] != min(saved, key=lambda entry: entry["eval_loss"])["step"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_compares_with_its_own_beginning(probe, script, tmp_path, tiny_model):
     """A run of which two thirds are missing ends with the curve of one that was never stopped."""
     whole, folder = train(script, tmp_path, tiny_model, "sure thing")
