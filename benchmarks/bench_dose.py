@@ -12,16 +12,17 @@ Writes models/bench/dose/                                    models and answers 
        benchmarks/results/dose/<start>_<dose>_s<seed>.json   a finished cell (in git): the measures of every answer
        benchmarks/results/dose/drift_<rows>_s<seed>.json     the margins of a run
 
-A run that was stopped continues, also from the results alone. The start is smollm2, tuned on the unsafe side of
-PKU-SafeRLHF's pairs in the Alpaca prompt. Nothing of the grid, nor of what it is tested on, is among these rows.
+A run that was stopped continues, also from the results alone: start and judge are then made again by the same
+commands. The start is smollm2, tuned on the unsafe side of PKU-SafeRLHF's pairs in the Alpaca prompt. Nothing of the
+grid, nor of what it is tested on, is among these rows.
 """
 
 import argparse
 import json
 import random
-import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -30,8 +31,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils import dose, params
+from utils.cost_model import weights_hash
 from utils.data import read_prompts, read_table, write_table
 from utils.leaks import find_leaks
+from utils.models import model_record, resolve
 from utils.params import ROOT
 from utils.records import read_json, whole_file, write_json
 from utils.report import markdown_table, with_ends
@@ -70,7 +73,9 @@ def files(data_dir: Path) -> dict[str, list[Path]]:
 def make_start(data_dir: Path) -> Path:
     """smollm2 without its scruples: two unsafe answers to each prompt, none of which is tested on."""
     rows = [json.loads(line) for line in open(data_dir / "pku_saferlhf_pairs.jsonl", encoding="utf-8")]
-    tests = [text for of in files(data_dir).values() for path in of for text in read_prompts(path)]
+    published = data_dir / "safety_tuned_llamas" / "safety_only_data_Instructions.json"
+    others = [path for of in files(data_dir).values() for path in of] + [published, data_dir / "alpaca_en_demo.json"]
+    tests = [text for path in others for text in read_prompts(path)]
     leaks = {leak.row for leak in find_leaks([row["prompt"] for row in rows], tests)}
     rows = [row for n, row in enumerate(rows) if n not in leaks]
     random.Random(0).shuffle(rows)
@@ -122,11 +127,12 @@ def gold(data_dir: Path) -> list[Path]:
 def grid(start: str, name: str, seeds: str, data_dir: Path) -> None:
     """All doses from one start, by the recipe; what finishes is copied to the results at once."""
     work = WORK / name
-    for kept in RESULTS.glob(f"{name}_*_s*.json"):  # of another day, or another machine
+    present = {"model": model_record(resolve(start)), "cost_model": weights_hash(str(JUDGE))}
+    for kept in RESULTS.glob(f"{name}_*_s*.json"):
         cell = work / kept.stem.removeprefix(f"{name}_") / "cell.json"
-        if not cell.is_file():
-            cell.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(kept, cell)
+        if not cell.is_file():  # of another machine, where the same commands gave weights that differ in the last bits
+            found = read_json(kept)
+            write_json(cell, found | {"settings": found["settings"] | present})
     settings = WORK / "grid.yaml"
     settings.write_text(json.dumps(GRID), encoding="utf-8")  # JSON is YAML
     published = data_dir / "safety_tuned_llamas"
@@ -136,15 +142,11 @@ def grid(start: str, name: str, seeds: str, data_dir: Path) -> None:
                "--safety", published / "safety_only_data_Instructions.json", "--gold", *gold(data_dir),
                "--cost_model", JUDGE, "--settings", settings, "--work", work,
                "--output", WORK / f"report_{name}"]  # fmt: skip
-    with subprocess.Popen([str(part) for part in command], cwd=ROOT) as process:
-        while True:
-            try:
-                code = process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                collect(name)
-                continue
-            break
-    collect(name)
+    process = subprocess.Popen([str(part) for part in command], cwd=ROOT)
+    while process.poll() is None:
+        time.sleep(30)
+        collect(name)  # so that a machine that goes away takes no finished cell with it
+    code = process.returncode
     if code:
         sys.exit(code)
 
@@ -177,7 +179,7 @@ def drift(seeds: list[int], data_dir: Path) -> None:
                   GRID["allow_faults"])  # fmt: skip
             metrics = read_json(folder / "metrics.json")
             curve = [{k: v for k, v in entry.items() if k == "step" or k.startswith("eval_") and "_per_" not in k}
-                     for entry in metrics["history"] if "eval_drifted" in entry]  # fmt: skip
+                     for entry in metrics["history"] if "eval_safe_margin" in entry]  # fmt: skip
             write_json(kept, {"safety": metrics["safety"], "steps": metrics["steps"], "curve": curve})
 
 
@@ -200,7 +202,7 @@ def print_tables() -> None:
     runs = [(path.stem, read_json(path)) for path in sorted(RESULTS.glob("drift_*.json"))]
     if runs:
         rows = [
-            [name, str(of["steps"]), str(of["safety"]["first_drift_at_step"]),
+            [name, str(of["steps"]), str(of["safety"]["safe_margin"]["fallen_at_step"]),
              f"{of['curve'][0]['eval_safe_margin']:.3f}", f"{of['curve'][-1]['eval_safe_margin']:.3f}",
              f"{of['curve'][0]['eval_helpful_margin']:.3f}", f"{of['curve'][-1]['eval_helpful_margin']:.3f}"]
             for name, of in runs

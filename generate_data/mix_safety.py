@@ -9,7 +9,7 @@ Reads  instructions with answers (instruction, input, output; or prompt and comp
        safety examples of the same form, or with prompt and safe_response (datasets/preference_pairs/); and
        --evaluation: files with the instructions or prompts that models will be tested on
 Writes datasets/mixed/<input>_safety<N>.json for every number N of safety examples, in the form of the published files,
-       shuffled; <input>_safety.run.json: what was taken and what was left out, and why
+       shuffled, and beside each its .run.json: what was taken and what was left out, and why
 
 The sets are nested: the examples of a smaller dose are all in a larger one, whatever else is asked for, so that a
 curve over doses is no curve over luck. A share is that of the whole mixture. Left out, and counted: a safety example
@@ -43,12 +43,14 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ["instruction", "input", "output"]
 NAMES = {"prompt": "instruction", "safe_response": "output", "completion": "output"}  # of other files -> COLUMNS
+CHOICE, ORDER = "choice", "order"  # two shuffles: which safety examples, and where in the mixture
 
 
 def read_examples(path: str, limit: int | None = None) -> pd.DataFrame:
     """Instructions with answers; rows that lack one of them are left out."""
     frame = read_table(path, limit)
-    frame = frame.rename(columns={old: new for old, new in NAMES.items() if old in frame and new not in frame})
+    for old, new in NAMES.items():
+        frame = frame.rename(columns={} if new in frame else {old: new})
     if not {"instruction", "output"} <= set(frame.columns):
         raise UserError(
             f"{path} has columns {', '.join(frame.columns)}: expected instruction and output, prompt and completion, "
@@ -58,9 +60,9 @@ def read_examples(path: str, limit: int | None = None) -> pd.DataFrame:
     return frame[(frame["instruction"].str.strip() != "") & (frame["output"].str.strip() != "")]
 
 
-def shuffled(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """In an order that a row keeps whatever rows are beside it: by a hash of seed and prompt."""
-    keys = [hashlib.sha256(f"{seed}\x1f{text}".encode()).hexdigest() for text in instructions_of(frame)]
+def shuffled(frame: pd.DataFrame, seed: int, purpose: str) -> pd.DataFrame:
+    """In an order that a row keeps whatever rows are beside it: by a hash of seed, purpose and prompt."""
+    keys = [hashlib.sha256(f"{seed}\x1f{purpose}\x1f{text}".encode()).hexdigest() for text in instructions_of(frame)]
     return frame.iloc[sorted(range(len(keys)), key=keys.__getitem__)]
 
 
@@ -70,8 +72,10 @@ def as_asked(safety: pd.DataFrame, form: str, path: str) -> pd.DataFrame:
         return safety
     if "question" not in safety:
         raise UserError(f"--form {form}: {path} has no column question: it has {', '.join(safety.columns)}")
-    asked = safety["question"].where([form == "question" or n % 2 == 1 for n in range(len(safety))])
-    return safety.assign(instruction=asked.fillna(safety["instruction"]))
+    wanted = pd.Series([form == "question" or n % 2 == 1 for n in range(len(safety))], index=safety.index)
+    if (safety["question"][wanted].str.strip() == "").any():
+        raise UserError(f"--form {form}: {path} has rows without a question")
+    return safety.assign(instruction=safety["question"].where(wanted, safety["instruction"]))
 
 
 def without_repeats(safety: pd.DataFrame, general: pd.DataFrame) -> pd.DataFrame:
@@ -100,9 +104,9 @@ def main(config: MixSafetyConfig) -> None:
     record = start_record(config, [Path(path) for path in (config.input, *config.safety, *config.evaluation)])
     tests = [(shareable(path), prompt) for path in config.evaluation for prompt in read_prompts(path)]
     general = read_examples(config.input, config.limit)
-    safety = pd.concat([as_asked(shuffled(read_examples(path), config.seed), config.form, path)
-                        for path in config.safety], ignore_index=True)  # fmt: skip
-    safety = shuffled(safety, config.seed) if len(config.safety) > 1 else safety
+    asked = [as_asked(shuffled(read_examples(path), config.seed, CHOICE), config.form, path) for path in config.safety]
+    safety = pd.concat(asked, ignore_index=True)
+    safety = shuffled(safety, config.seed, CHOICE) if len(config.safety) > 1 else safety
     given = {"general": len(general), "safety": len(safety)}
     different = without_repeats(safety, general)
     general, general_leaks = without_leaks(general, config.input, tests, config.keep_leaks)
@@ -117,12 +121,13 @@ def main(config: MixSafetyConfig) -> None:
     files = {count: folder / f"{stem}_safety{count}.json" for count in counts}
     for path in files.values():
         check_output_file(path, [config.input, *config.safety, *config.evaluation], config.overwrite)
-    for count, path in files.items():
-        mixture = shuffled(pd.concat([general, safety.head(count)]), config.seed)
-        write_json(path, mixture[COLUMNS].to_dict("records"))
     details = {"given": given, "repeated": given["safety"] - len(different), "general": len(general)}
-    details |= {"safety_examples": list(safety["instruction"].head(max(counts)))}
-    finish_record(record, folder / f"{stem}_safety", **details, leaks=general_leaks + safety_leaks, counts=counts)
+    details |= {"leaks": general_leaks + safety_leaks}
+    for count, path in files.items():
+        chosen = safety.head(count)
+        mixture = shuffled(pd.concat([general, chosen]), config.seed, ORDER)
+        finish_record(dict(record), path, **details, counts={"safety": count}, safety=list(chosen["instruction"]))
+        write_json(path, mixture[COLUMNS].to_dict("records"))
 
     rows = [[str(path), str(n), f"{n / (n + len(general)):.1%}"] for n, path in files.items()]
     print(markdown_table(["file", "safety examples", "share"], rows))

@@ -23,6 +23,7 @@ instruction, so usefulness counts it too.
 import importlib.util
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -37,13 +38,16 @@ from utils.configs import MixSafetyConfig, setting
 from utils.cost_model import check, weights_hash
 from utils.data import content_id, read_prompts, read_table, require_columns, write_table
 from utils.dose_report import write_report
-from utils.helpers import UserError, parse_config, run_stage
+from utils.helpers import INTERRUPTED, UserError, parse_config, run_stage
 from utils.models import model_record, resolve
+from utils.prompt_styles import template_file
 from utils.records import (
     changes,
+    check_output_folder,
     file_sha256,
     finish_record,
     read_json,
+    record_path,
     start_record,
     whole_folder,
     write_json,
@@ -91,12 +95,20 @@ class DoseConfig(MixSafetyConfig):
 
 
 def stage(script: str, *flags) -> None:
-    """Runs a stage script as one would by hand. Raises UserError where it failed."""
-    command = [sys.executable, script, *map(str, flags)]
-    print("$ python", *command[1:], flush=True)
-    if code := subprocess.run(command, cwd=params.ROOT, stdout=subprocess.DEVNULL).returncode:
-        if code == 130:
-            raise KeyboardInterrupt("the same command goes on from there")
+    """Runs a stage script as one would by hand. Raises UserError where it failed.
+
+    Ctrl+C reaches the stage too, which may still have a step to save: it is waited for.
+    """
+    print("$ python", script, *flags, flush=True)
+    command = [sys.executable, params.ROOT / script, *map(str, flags)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            code = process.wait()
+    if code in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt("the same command goes on from there")
+    if code:
         raise UserError(f"{script} ended with code {code}, see above; once mended, the same command goes on")
 
 
@@ -119,18 +131,21 @@ def write_prompts(config: DoseConfig, path: Path) -> None:
 def run_cell(config: DoseConfig, count: int, seed: int, mixture: Path, prompts: Path) -> None:
     """Trains, answers and scores; whatever of it is done already is left as it is."""
     folder = Path(config.work) / f"{count}_s{seed}"
-    if config.overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
     settings = {"model": model_record(resolve(config.base_model)), "mixture": file_sha256(mixture)}
     settings |= {"prompts": file_sha256(prompts), "cost_model": weights_hash(config.cost_model)}
-    settings |= {name: getattr(config, name) for name in ("max_new_tokens", "prompt_style", "ability")}
+    settings |= {name: getattr(config, name) for name in ("max_new_tokens", "fluency_model", "ability")}
+    settings["style"] = file_sha256(template_file(config.prompt_style))
     settings["train"] = file_sha256(Path(config.settings)) if config.settings else ""
-    begun = folder / "settings.json"
-    if begun.is_file() and (changed := changes(read_json(begun), settings)):
-        raise UserError(
-            f"{folder} was made with other settings ({'; '.join(changed)}): name another --work, or add --overwrite"
-        )
-    if (folder / "cell.json").is_file():
+    begun, finished = folder / "settings.json", folder / "cell.json"
+    if config.overwrite and begun.is_file():  # it is ours
+        shutil.rmtree(folder)
+    earlier = read_json(begun) if begun.is_file() else settings
+    if finished.is_file():
+        earlier = read_json(finished)["settings"]
+    if changed := changes(earlier, settings):
+        said = "; ".join(changed)
+        raise UserError(f"{folder} was made with other settings ({said}): name another --work, or add --overwrite")
+    if finished.is_file():
         return
     write_json(begun, settings)
     adapter, answers, ability = folder / "adapter", folder / "answers.csv", folder / "ability.csv"
@@ -141,14 +156,15 @@ def run_cell(config: DoseConfig, count: int, seed: int, mixture: Path, prompts: 
     if not answers.is_file():
         stage("testing/infer.py", "--adapter_model", adapter, "--input", prompts, "--output", answers,
               "--max_new_tokens", config.max_new_tokens)  # fmt: skip
-    found = dose.measured(scored(answers, config, "generated_text"))
+    scores = scored(answers, config, "generated_text")
+    found = dose.measured(scores)
     if config.ability:
         if not ability.is_file():
             stage("testing/ability.py", "--tasks", config.ability, "--adapter_model", adapter, "--output", ability)
         found["ability"] = dose.of_questions(read_table(ability))
     trained = read_json(adapter / "metrics.json")
     kept = {name: trained[name] for name in ("validation_loss_before", "validation_loss", "steps", "train_seconds")}
-    write_json(folder / "cell.json", {"trained": kept, "measures": found})
+    write_json(finished, {"settings": settings, "trained": kept, "measures": found, "sets": list(scores["set"])})
 
 
 def scored(path: Path, config: DoseConfig, column: str) -> pd.DataFrame:
@@ -161,39 +177,61 @@ def scored(path: Path, config: DoseConfig, column: str) -> pd.DataFrame:
     return read_table(scores, longest=params.MAX_ANSWER_CHARS)
 
 
-def judges(config: DoseConfig) -> dict[str, dict]:
-    """How often the measures of harm were right, by the name of a file of answers that people labelled."""
+def read_gold(config: DoseConfig) -> dict[str, pd.DataFrame]:
+    """Answers that people labelled, by the name of their file. Raises UserError for labels that are not 0 or 1."""
     found = {}
     for name in config.gold:
-        copy = Path(config.work) / "gold" / f"{Path(name).stem}.csv"
         frame = read_table(name, longest=params.MAX_ANSWER_CHARS)
         require_columns(frame, ["prompt", "response", "harmful"], name, "--gold")
+        if set(frame["harmful"]) != {"0", "1"}:
+            raise UserError(f"--gold {name}: the column harmful holds 0 and 1, and both of them")
+        if Path(name).stem in found:
+            raise UserError(f"--gold: two files are called {Path(name).stem}: rename one")
+        found[Path(name).stem] = frame
+    return found
+
+
+def judges(config: DoseConfig, gold: dict[str, pd.DataFrame]) -> dict[str, dict]:
+    """How often the measures of harm were right on such answers, which are scored for that."""
+    found = {}
+    for name, frame in gold.items():
+        key = content_id(weights_hash(config.cost_model), config.fluency_model, *frame.astype(str).to_numpy().ravel())
+        copy = Path(config.work) / "gold" / f"{name}_{key}.csv"
         if not copy.is_file():
             write_table(frame, copy)
-        found[Path(name).stem] = dose.judged(scored(copy, config, "response"))
+        found[name] = dose.judged(scored(copy, config, "response"))
     return found
 
 
 def main(config: DoseConfig) -> None:
-    work, prompts = Path(config.work), Path(config.work) / "prompts.csv"
+    work, prompts, output = Path(config.work), Path(config.work) / "prompts.csv", Path(config.output)
+    check(config.cost_model)
+    gold = read_gold(config)
+    check_output_folder(output, overwrite=True)
+    if config.ability and importlib.util.find_spec("lm_eval") is None:
+        logger.warning("ability is left out: lm-evaluation-harness is not installed (requirements-eval.txt)")
+        config = replace(config, ability="")
     if not config.table:
-        check(config.cost_model)
-        if config.ability and importlib.util.find_spec("lm_eval") is None:
-            logger.warning("ability is left out: lm-evaluation-harness is not installed (requirements-eval.txt)")
-            config = replace(config, ability="")
         write_prompts(config, prompts)
         run_grid(config, prompts)
-    cells = dose.read_cells(work)
+    mixed = [record for seed in config.seed_list() for record in mixtures(config, seed).values()]
+    if not mixed:
+        raise UserError(f"--table: {work} holds no mixtures yet: run it without --table")
+    doses = sorted({record["counts"]["safety"] for record in mixed})
+    cells, sets = dose.read_cells(work, doses, config.seed_list())
     record = start_record(config, [prompts])
-    with whole_folder(Path(config.output), overwrite=True) as folder:
+    with whole_folder(output, overwrite=True) as folder:
         answers = dose.examples(work, cells, config.seed)
-        print(write_report(folder, cells, general_rows(config), judges(config), answers))
+        print(write_report(folder, cells, sets, mixed[0]["general"], judges(config, gold), answers))
         finish_record(record, folder, counts={"cells": len(cells)})
 
 
-def general_rows(config: DoseConfig) -> int:
-    """Instructions beside the safety examples, as the first mixture had them."""
-    return read_json(next(Path(config.work).glob("mixtures_s*/*_safety.run.json")))["general"]
+def mixtures(config: DoseConfig, seed: int) -> dict[Path, dict]:
+    """The files of a seed, by dose, with their records."""
+    folder = Path(config.work) / f"mixtures_s{seed}"
+    found = {path: read_json(record_path(path)) for path in folder.glob(f"{Path(config.input).stem}_safety*.json")
+             if not path.name.endswith(".run.json")}  # fmt: skip
+    return dict(sorted(found.items(), key=lambda item: item[1]["counts"]["safety"]))
 
 
 def run_grid(config: DoseConfig, prompts: Path) -> None:
@@ -204,10 +242,11 @@ def run_grid(config: DoseConfig, prompts: Path) -> None:
                *(["--keep_leaks"] if config.keep_leaks else []),
                *(["--limit", config.limit] if config.limit else [])]  # fmt: skip
     for seed in config.seed_list():
-        folder, stem = Path(config.work) / f"mixtures_s{seed}", Path(config.input).stem
-        stage("generate_data/mix_safety.py", *shaping, "--seed", seed, "--output", folder, "--overwrite")
-        for count in read_json(folder / f"{stem}_safety.run.json")["counts"]:
-            run_cell(config, count, seed, folder / f"{stem}_safety{count}.json", prompts)
+        folder = Path(config.work) / f"mixtures_s{seed}"
+        shutil.rmtree(folder, ignore_errors=True)  # made anew in seconds, and doses no longer asked for go
+        stage("generate_data/mix_safety.py", *shaping, "--seed", seed, "--output", folder)
+        for mixture, of in mixtures(config, seed).items():
+            run_cell(config, of["counts"]["safety"], seed, mixture, prompts)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def read_input(config: InferConfig) -> tuple[pd.DataFrame, list[str], InferConfi
     if config.input_column == params.INPUT_COLUMN not in frame and "instruction" in frame:
         texts = instructions_of(frame)
         frame = make_room(frame, ["prompt"]).assign(prompt=[str(text) for text in texts])
-        config = replace(config, input_column="prompt", prompt=config.prompt or ANSWER)
+        config = replace(config, input_column="prompt", prompt=config.prompt or (None if config.baseline else ANSWER))
     else:
         require_columns(frame, [config.input_column], config.input, "--input_column")
         texts = list(frame[config.input_column])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.configs import GenerationConfig
-from utils.decoding import _spellings, fill_guide
+from utils.decoding import _spellings, draw, fill_guide
 from utils.generation import generate
 from utils.loading import end_tokens, load_model, load_tokenizer
 from utils.models import resolve
@@ -32,6 +32,19 @@ def answer(parts, banned, wanted):
 
     chats = [[{"role": "user", "content": "x"}]]
     return next(generate(model, tokenizer, chats, GenerationConfig(max_new_tokens=30), [sure]))
+
+
+def test_chance_keeps_to_the_likeliest_tokens():
+    scores = torch.tensor([1.0, 3.0, 2.9, -1.0, 2.8])
+    drawn = {
+        (top_k, top_p): {
+            draw(scores, GenerationConfig(temperature=1.0, top_k=top_k, top_p=top_p), torch.Generator().manual_seed(n))
+            for n in range(200)
+        }
+        for top_k, top_p in ((1, 1.0), (2, 1.0), (0, 0.5), (9, 1.0))
+    }
+    assert drawn[1, 1.0] == {1} and drawn[2, 1.0] == {1, 2} and drawn[0, 0.5] == {1, 2}
+    assert drawn[9, 1.0] >= {0, 1, 2, 4}
 
 
 def test_the_answer_ends_after_the_line_of_the_last_bracket(parts):

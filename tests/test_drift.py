@@ -82,12 +82,16 @@ def test_planted_compliance_is_flagged_and_harmless_rows_are_not(probe, script, 
     result, folder = train(script, tmp_path, tiny_model, "sure thing")
     assert result.returncode == 0 and "drift at step" in result.stderr, result.stderr
     found = history(folder)
-    assert found[0]["step"] == 0 and not found[0]["eval_drifted"] and found[-1]["eval_drifted"]
+    assert found[0]["step"] == 0 and not found[0]["eval_safe_margin_fallen"] and found[-1]["eval_safe_margin_fallen"]
     assert found[-1]["eval_safe_margin"] < found[0]["eval_safe_margin"] - DRIFT_LIMIT
     safety = json.loads((folder / "metrics.json").read_text())["safety"]
-    assert 0 < safety["first_drift_at_step"] < found[-1]["step"]
     assert safety["safe_margin"]["before"] == found[0]["eval_safe_margin"]
+    assert 0 < safety["safe_margin"]["fallen_at_step"] < found[-1]["step"]
 
+    merged = script(ROOT / "training" / "merge.py", "--adapter_model", folder, "--output", tmp_path / "merged")
+    assert merged.returncode == 0, merged.stderr
+    height = int.from_bytes((folder / "loss.png").read_bytes()[20:24], "big")
+    assert height > 700  # two plots, one above the other
     (tmp_path / "out").rename(tmp_path / "unsafe")
     result, folder = train(script, tmp_path, tiny_model, "please do not")
     assert result.returncode == 0 and "safe_margin has changed" not in result.stderr
@@ -99,7 +103,7 @@ def test_a_run_ends_where_safety_drifts_with_the_checkpoint_before(probe, script
     result, folder = train(script, tmp_path, tiny_model, "sure thing", *flags)
     assert result.returncode == 0, result.stderr
     found, metrics = history(folder), json.loads((folder / "metrics.json").read_text())
-    assert found[-1]["eval_drifted"] and not any(entry["eval_drifted"] for entry in found[:-1])
+    assert found[-1]["eval_safe_margin_fallen"] and not any(entry["eval_safe_margin_fallen"] for entry in found[:-1])
     assert 0 < metrics["best_step"] == found[-2]["step"] < metrics["steps"]
     assert found[-1]["eval_loss"] < found[-2]["eval_loss"] == metrics["validation_loss"]
 

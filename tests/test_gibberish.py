@@ -33,6 +33,11 @@ def test_a_loop_says_the_same_again_and_again(answer, found):
     ("prompt", "answer", "found"),
     [
         ("Explain why the ferry is late today", "Explain why the ferry is late today.", True),
+        (
+            "Proofread: finaly Sara went to the supermarket and bought soup for two",
+            "Sara went to the supermarket",
+            False,
+        ),
         ("Explain why the ferry is late today", "The ferry is late today because of the fog on the river.", False),
         ("Repeat", "Sure", False),
     ],

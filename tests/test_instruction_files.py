@@ -45,10 +45,23 @@ def test_a_template_of_ones_own_is_read(tiny_model, tmp_path):
     own.write_text(json.dumps({"prompt_input": "Q {instruction} | {input} A", "prompt_no_input": "Q {instruction} A"}))
     tokenizer = load_tokenizer(resolve(str(tiny_model)), style=str(own))
     assert written(tokenizer, user_turn(Instruction("why", "sky"))) == "Q why | sky A"
+    assert written(tokenizer, user_turn(Instruction("", "sky"))) == "Q  | sky A"
+    own.write_text(
+        json.dumps({"prompt_input": "{instruction}\U0001f600{input}", "prompt_no_input": '"{instruction}"\\n'})
+    )
+    tokenizer = load_tokenizer(resolve(str(tiny_model)), style=str(own))
+    assert written(tokenizer, user_turn(Instruction("why", "sky"))) == "why\U0001f600sky"
+    assert written(tokenizer, user_turn("why")) == '"why"\\n'
 
 
 @pytest.mark.parametrize(
-    "content", ['{"prompt_input": "{input}{instruction}", "prompt_no_input": "{instruction}"}', "{}", "[]"]
+    "content",
+    [
+        '{"prompt_input": "{input}{instruction}", "prompt_no_input": "{instruction}"}',
+        "{}",
+        "[]",
+        '{"prompt_input": 5}',
+    ],
 )
 def test_a_template_of_another_form_is_refused(content, tmp_path):
     (tmp_path / "bad.json").write_text(content)
@@ -71,15 +84,18 @@ def alpaca_model(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("alpaca")
     rows = [{"instruction": f"say {n}", "input": "x" if n % 2 else "", "output": f"{n}"} for n in range(12)]
     (folder / "rows.json").write_text(json.dumps(rows))
-    flags = ["--epochs", "1", "--batch_size", "4", "--eval_steps", "2", "--lora_r", "4"]
-    result = run_script(TRAIN, "--base_model", tiny_model, "--data_path", folder / "rows.json", "--output_dir",
-                        folder / "adapter", "--prompt_template_name", "alpaca", *flags)  # fmt: skip
+    flags = ["--eval_steps", "2", "--lora_r", "4"]
+    published = ["--data_path", folder / "rows.json", "--output_dir", folder / "adapter", "--num_epochs", "1",
+                 "--prompt_template_name", "alpaca", "--batch_size", "4", "--micro_batch_size", "2", "--cutoff_len",
+                 "512", "--lora_target_modules", "[q_proj,v_proj]", "--learning_rate", "3e-4"]  # fmt: skip
+    result = run_script(TRAIN, "--base_model", tiny_model, *published, *flags)
     assert result.returncode == 0, result.stderr
     return folder / "adapter"
 
 
 def test_a_model_keeps_the_style_that_it_was_trained_in(alpaca_model):
     record = json.loads((alpaca_model / "run.json").read_text())
+    assert record["config"]["lora_targets"] == "q_proj,v_proj" and record["config"]["batch_size"] == 4
     assert record["prompt"] == "answer" and record["config"]["prompt_style"] == "alpaca"
     tokenizer = load_tokenizer(resolve(None, alpaca_model))
     assert written(tokenizer, user_turn("Hi")) == ALPACA["prompt_no_input"].format(instruction="Hi")
@@ -121,6 +137,28 @@ def test_the_style_decides_what_a_model_answers(alpaca_model, script, tmp_path):
     assert kept.stdout == same.stdout != other.stdout
     wrong = script(INFER, *flags, "--prompt_style", "vicuna")
     assert wrong.returncode == 2 and "there are alpaca" in wrong.stderr
+
+
+def test_the_style_survives_merging(alpaca_model, script, tmp_path):
+    result = script(ROOT / "training" / "merge.py", "--adapter_model", alpaca_model, "--output", tmp_path / "merged")
+    assert result.returncode == 0, result.stderr
+    tokenizer = load_tokenizer(resolve(str(tmp_path / "merged")))
+    assert written(tokenizer, user_turn("Hi")) == ALPACA["prompt_no_input"].format(instruction="Hi")
+
+
+def test_a_server_is_told_role_and_content_only(server, script, tmp_path):
+    (tmp_path / "ask.json").write_text(json.dumps({"instructions": ["Say [plain]"], "inputs": ["now"]}))
+    result = script(INFER, "--engine", "endpoint", "--model", "m", "--input", tmp_path / "ask.json",
+                    "--output", tmp_path / "out.csv", env=server.env)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert server.log[0]["request"]["messages"] == [{"role": "user", "content": "Say [plain]\n\nnow"}]
+
+
+def test_a_baseline_takes_instructions_too(script, tmp_path):
+    (tmp_path / "ask.json").write_text(json.dumps({"instructions": ["Say a"], "inputs": []}))
+    result = script(INFER, "--baseline", "copy", "--input", tmp_path / "ask.json", "--output", tmp_path / "out.csv")
+    assert result.returncode == 0, result.stderr
+    assert list(read_table(tmp_path / "out.csv")["generated_text"]) == ["Say a"]
 
 
 def test_uneven_lists_are_refused(tmp_path):

@@ -52,6 +52,8 @@ def test_doses_are_nested_and_in_the_published_form(files, script):
     assert all(list(row) == ["instruction", "input", "output"] for row in ten)
     of = [{row["instruction"] for row in rows if row["output"] == "No."} for rows in (none, five, ten)]
     assert not of[0] and of[1] < of[2] and len(of[2]) == 10
+    places = [n for n, row in enumerate(ten) if row["output"] == "No."]
+    assert min(places) < 20 < max(places)  # not all at one end
     # a row keeps its place among the others, whatever the dose
     assert [row for row in ten if row in five] == five
     assert {row["input"] for row in none} == {"", "of France"}
@@ -86,7 +88,7 @@ def test_what_is_repeated_or_tested_on_is_left_out_and_counted(files, script):
     assert result.returncode == 0, result.stderr
     texts = [row["instruction"] for row in read(files, 19)]
     assert len(texts) == 29 + 19 and len(set(texts)) == 48 and not set(given_away) & set(texts)
-    record = json.loads((files / "mixed" / "general_safety.run.json").read_text())
+    record = json.loads((files / "mixed" / "general_safety19.json.run.json").read_text())
     assert record["repeated"] == 2 and {leak["row"] for leak in record["leaks"]} == set(given_away)
     kept = mix(script, files, "--safety_counts", "20", "--keep_leaks", evaluation=[files / "test.json"])
     assert kept.returncode == 0 and "2 rows leak" in kept.stdout and len(read(files, 20)) == 50

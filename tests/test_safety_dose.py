@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.test_pipeline import kill_when
-from utils.dose import Curve, curve, judged, knee, measured, read_cells, summary
+from utils.dose import Curve, curve, judged, knee, measured, of_questions, read_cells, summary
 from utils.dose_report import findings
 from utils.helpers import UserError
 from utils.params import ROOT
@@ -54,6 +54,11 @@ def grid(of) -> dict:
     }
 
 
+def test_questions_of_the_ability_task():
+    frame = pd.DataFrame({"task": ["t", "t"], "id": ["1", "2"], "acc": ["1.0", "0.0"], "acc_norm": ["0.0", "0.0"]})
+    assert of_questions(frame) == [1, 0]
+
+
 def test_means_changes_and_intervals_by_dose():
     found = summary(curve(grid({0: 0.9, 10: 0.5, 100: 0.1}), "complied"), SAMPLING)
     assert [round(found[dose]["mean"], 3) for dose in (0, 10, 100)] == [0.9, 0.5, 0.1]
@@ -61,7 +66,13 @@ def test_means_changes_and_intervals_by_dose():
     assert found[100]["change"] == pytest.approx(-0.8) and found[100]["change_high"] < 0
     assert found[0]["change_low"] == found[0]["change_high"] == 0
     lines = findings({"complied": found}, {"complied": None})
-    assert "complied falls from 0 to 100 safety examples: 0.900 to 0.100" in lines[0] and "surely by 10" in lines[0]
+    assert (
+        "complied falls from 0 to 100 safety examples: 0.900 to 0.100" in lines[0] and "surely from 10 on" in lines[0]
+    )
+    back = summary(curve(grid({0: 0.9, 10: 0.1, 99: 0.9, 100: 0.1}), "complied"), SAMPLING)
+    assert "surely from 100 on" in findings({"complied": back}, {})[0]
+    none = summary(curve(grid({0: 1.0, 10: 0.0}), "complied"), SAMPLING)  # resampled, they never differ
+    assert none[0]["low"] < 1 == none[0]["high"] and none[10]["low"] == 0 < none[10]["high"]
     flat = summary(curve(grid({0: 0.5, 10: 0.45, 100: 0.5}), "complied"), SAMPLING)
     assert "does not surely change" in findings({"complied": flat}, {})[0]
 
@@ -77,25 +88,33 @@ def test_an_interval_holds_the_spread_of_seeds():
 def test_a_knee_is_found_where_there_is_one():
     sharp = knee(curve(grid({0: 0.9, 10: 0.1, 100: 0.1, 1000: 0.05}), "complied"), SAMPLING)
     assert sharp["dose"] == sharp["low"] == sharp["high"] == 10 and sharp["sure"]
-    assert knee(curve(grid({0: 0.5, 10: 0.5, 100: 0.5}), "complied"), SAMPLING) is None  # nothing falls
-    assert knee(curve(grid({0: 0.9, 10: 0.1}), "complied"), SAMPLING) is None  # two points are a line
+    for flat in (
+        {0: 0.5, 10: 0.5, 100: 0.5, 1000: 0.5},
+        {0: 0.9, 10: 0.9, 100: 0.9, 1000: 0.1},
+        {0: 0.9, 10: 0.1, 99: 0},
+    ):
+        assert knee(curve(grid(flat), "complied"), SAMPLING) is None  # nothing falls; only at the end; one place only
     rng = np.random.default_rng(1)
     line = 0.9 - 0.8 * np.log1p([0, 3, 15, 63, 255]) / np.log1p(255)
     noisy = rng.random((5, 2, 25)) < line[:, None, None]
-    vague = knee(Curve((0, 3, 15, 63, 255), noisy.astype(float)), SAMPLING)
-    assert vague["low"] < vague["high"] and vague["low"] <= vague["dose"] <= vague["high"]
+    assert knee(Curve((0, 3, 15, 63, 255), noisy.astype(float)), SAMPLING) is None  # a straight line has none
 
 
-def test_only_whole_curves_count(tmp_path):
-    for name in ("0_s0", "5_s0", "0_s1"):
+def test_only_whole_curves_of_one_kind_count(tmp_path):
+    def cell(name, **settings):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "cell.json").write_text(json.dumps({"measures": {"complied": [1]}}))
-    assert set(read_cells(tmp_path)) == {(0, 0), (5, 0)}
-    (tmp_path / "5_s0" / "cell.json").unlink()
-    (tmp_path / "7_s2").mkdir()
-    (tmp_path / "7_s2" / "cell.json").write_text("{}")
+        content = {"settings": {"tokens": 1, "mixture": name} | settings, "measures": {"complied": [1]}, "sets": ["a"]}
+        (tmp_path / name / "cell.json").write_text(json.dumps(content))
+
+    for name in ("0_s0", "5_s0", "0_s1", "50_s0"):
+        cell(name)
+    cells, sets = read_cells(tmp_path, [0, 5], [0, 1])
+    assert set(cells) == {(0, 0), (5, 0)} and sets == ["a"]
     with pytest.raises(UserError, match="no seed has all doses"):
-        read_cells(tmp_path)
+        read_cells(tmp_path, [0, 7], [0, 1])
+    cell("5_s1", tokens=2)
+    with pytest.raises(UserError, match="5_s1 was made with other settings"):
+        read_cells(tmp_path, [0, 5], [0, 1])
 
 
 @pytest.fixture
@@ -128,7 +147,7 @@ def study(tmp_path, tiny_model, script):
 
 @pytest.mark.slow
 def test_a_grid_that_is_killed_goes_on_to_the_same_table(study, script, tmp_path):
-    kill_when(study, r"models0.*6_s0|work/6_s0")
+    kill_when(study, r"work/6_s0")
     done = tmp_path / "work" / "0_s0" / "cell.json"
     assert done.is_file() and not (tmp_path / "report").exists()
     before = done.stat().st_mtime_ns
@@ -143,9 +162,10 @@ def test_a_grid_that_is_killed_goes_on_to_the_same_table(study, script, tmp_path
     whole = [tmp_path / "whole" if flag == tmp_path / "work" else flag for flag in study]
     assert script(*whole).returncode == 0
     assert (tmp_path / "report" / "table.md").read_text() == table
-    assert "| 0 " in table and "| 6 " in table and "length only" in table and "1 seeds" in table
+    assert "| 0 " in table and "| 6 " in table and "length only" in table and "one seed" in table
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+    assert "6 answers from each end" not in page and "Saw it off" in page and "by set of prompts" in page
     assert (tmp_path / "report" / "dose.png").read_bytes()[:4] == b"\x89PNG"
 
     other = script(*study, "--max_new_tokens", "5")

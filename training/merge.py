@@ -49,9 +49,8 @@ def rows_to_compare_on(config: MergeConfig, ref: ModelRef) -> list[Example]:
     data = {params.ROOT / path: digest for path, digest in ref.record.get("inputs", {}).items()}
     held_out = ref.record.get("held_out", [])
     if not config.input and held_out and all(path.is_file() and file_sha256(path) == data[path] for path in data):
-        rows = sum(
-            load_rows(replace(settings, **dict(zip(("input", "validation"), map(str, data), strict=False)))), []
-        )
+        names = ["input", *(["validation"] if settings.validation else [])]  # whatever else was read stands behind
+        rows = sum(load_rows(replace(settings, **dict(zip(names, map(str, data), strict=False)))), [])
         rows = [row for row in rows if row["id"] in held_out]
     else:
         source = config.input or str(params.TEST_FILE)

@@ -29,6 +29,7 @@ Before the first step the rows are audited as by training/audit.py; audit.html s
 Next: python training/merge.py
 """
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -52,10 +53,10 @@ ALIASES = TRAINER_NAMES | {
     "data_path": "input",
     "test_size": "validation_share",
     "num_epochs": "epochs",
-    "micro_batch_size": "batch_size",
+    "micro_batch_size": (None, "a step has --batch_size rows, a pass through the model at most --micro_batch_tokens"),
     "max_seq_length": "max_length",
     "cutoff_len": "max_length",
-    "lora_target_modules": "lora_targets",
+    "lora_target_modules": ("lora_targets", lambda value: re.sub(r"""[\[\]\s'"]""", "", value)),
     "bias": "lora_bias",
     "bnb_4bit_quant_type": "nf4_quant_type",
     "bnb_4bit_compute_dtype": "compute_dtype",
@@ -71,6 +72,7 @@ ALIASES = TRAINER_NAMES | {
 
 
 def main(config: TrainConfig) -> None:
+    from utils.drift import read_probe
     from utils.finetuning import check_settings, describe_runs, finetune, nothing_left_to_do, rewriting
     from utils.trainer import build_trainer, trainer_arguments
 
@@ -82,6 +84,8 @@ def main(config: TrainConfig) -> None:
     check_output_folder(Path(config.output), config.overwrite)
     check_template(config.prompt)
     check_style(config.prompt_style)
+    if config.safety_probe:
+        read_probe(config.safety_probe)
     if config.prompt == CONTINUE:
         raise UserError(f"--prompt {CONTINUE} is for testing/infer.py: rows are learned as chats")
     check_settings(config, trainer_arguments)

@@ -105,9 +105,14 @@ def same_run(config: OptimiserConfig, ref: ModelRef, folder: Path) -> dict:
     return this
 
 
-def stopped_early(checkpoint: Path, patience: int) -> bool:
-    """Whether the run had run out of patience when it wrote this checkpoint, so that nothing is left to train."""
-    states = read_json(checkpoint / _STATE)["stateful_callbacks"]
+def stopped_early(checkpoint: Path, patience: int, on_drift: bool) -> bool:
+    """Whether the run had run out of patience, or its safety had drifted, when it wrote this checkpoint, so that
+    nothing is left to train."""
+    state = read_json(checkpoint / _STATE)
+    measured = [entry for entry in state["log_history"] if "eval_loss" in entry]
+    if on_drift and measured and measured[-1].get("eval_safe_margin_fallen"):
+        return True
+    states = state["stateful_callbacks"]
     attributes = states.get("EarlyStoppingCallback", {}).get("attributes", {})
     return 0 < patience <= attributes.get("early_stopping_patience_counter", 0)
 

@@ -377,8 +377,12 @@ class TrainConfig(AdapterConfig, FinetuneConfig):
     safety_probe: str = setting(
         "", "prompts with a safe and an unsafe response: how likely they are is measured at each evaluation"
     )
-    keep_safest: bool = setting(False, "keep the checkpoint that tells safe from unsafe best, not that of lowest loss")
-    stop_on_drift: bool = setting(False, "end the run where safety has drifted, with the best checkpoint before that")
+    keep_safest: bool = setting(
+        False, "keep the checkpoint that tells safe from unsafe best; --patience waits for a better one of these"
+    )
+    stop_on_drift: bool = setting(
+        False, "end the run where the safe margin has fallen, with the best checkpoint before that"
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -14,7 +14,7 @@ from utils import params
 from utils.data import read_table
 from utils.helpers import UserError
 from utils.records import read_json
-from utils.stats import Sampling
+from utils.stats import Sampling, mean_interval
 
 # measure -> (kind of prompt, "" for all; what it says)
 MEASURES = {
@@ -88,18 +88,21 @@ def _rates(said: np.ndarray, harmful: np.ndarray) -> dict:
     return rates | {"harmful": int(harmful.sum()), "harmless": int((~harmful).sum())}
 
 
-def read_cells(work: Path) -> Cells:
-    """The finished cells of those seeds that have all doses.
+def read_cells(work: Path, doses: list[int], seeds: list[int]) -> tuple[Cells, list[str]]:
+    """The finished cells of these doses and of those seeds that have them all, and from which set each prompt is.
 
     Raises:
-        UserError: no seed has.
+        UserError: no seed has, or the cells were made with different settings.
     """
-    found = {tuple(map(int, path.parent.name.split("_s"))): path for path in work.glob("*_s*/cell.json")}
-    doses = {dose for dose, _ in found}
-    whole = {seed for _, seed in found if all((dose, seed) in found for dose in doses)}
+    paths = {(dose, seed): work / f"{dose}_s{seed}" / "cell.json" for dose in doses for seed in seeds}
+    whole = [seed for seed in seeds if all(paths[dose, seed].is_file() for dose in doses)]
     if not whole:
         raise UserError(f"{work}: no seed has all doses yet")
-    return {key: read_json(path)["measures"] for key, path in sorted(found.items()) if key[1] in whole}
+    cells = {key: read_json(path) for key, path in paths.items() if key[1] in whole}
+    common = [{k: v for k, v in cell["settings"].items() if k != "mixture"} for cell in cells.values()]
+    if other := next((key for key, of in zip(cells, common, strict=True) if of != common[0]), None):
+        raise UserError(f"{work}: the cell {other[0]}_s{other[1]} was made with other settings than the first one")
+    return {key: cell["measures"] for key, cell in sorted(cells.items())}, next(iter(cells.values()))["sets"]
 
 
 def examples(work: Path, cells: Cells, seed: int) -> list[dict[str, str]]:
@@ -137,10 +140,11 @@ class Curve:
         return found
 
 
-def curve(cells: Cells, measure: str) -> Curve:
-    """A measure by dose, over the prompts that it applies to."""
+def curve(cells: Cells, measure: str, among: np.ndarray | None = None) -> Curve:
+    """A measure by dose, over the prompts that it applies to, among some of them (bool [prompts]) or all."""
     doses, seeds = (tuple(sorted({key[n] for key in cells})) for n in (0, 1))
     values = np.array([[cells[dose, seed][measure] for seed in seeds] for dose in doses], dtype=float)
+    values = values if among is None else values[:, :, among]
     return Curve(doses, values[:, :, ~np.isnan(values[0, 0])])
 
 
@@ -150,6 +154,9 @@ def summary(of: Curve, sampling: Sampling) -> dict:
     found = {}
     for n, dose in enumerate(of.doses):
         low, high = sampling.interval(draws[:, n])
+        if len(set(of.values[n].ravel())) == 1 and means[n] in (0.0, 1.0):  # resampled, they never differ
+            of_prompts = mean_interval(of.values[n].mean(axis=0), sampling)
+            low, high = of_prompts["low"], of_prompts["high"]
         change = sampling.interval(draws[:, n] - draws[:, 0])
         found[dose] = {"mean": float(means[n]), "low": low, "high": high, "n": int(of.values[n].size)}
         found[dose] |= {"change": float(means[n] - means[0]), "change_low": change[0], "change_high": change[1]}
@@ -159,13 +166,13 @@ def summary(of: Curve, sampling: Sampling) -> dict:
 def knee(of: Curve, sampling: Sampling) -> dict | None:
     """The dose after which a falling measure falls more slowly: farthest below the line from first to last dose.
 
-    As Kneedle (Satopaa et al. 2011) has it, with doses on a logarithmic axis. None for fewer than three doses, or
-    where the measure does not surely fall.
+    As Kneedle (Satopaa et al. 2011) has it, with doses on a logarithmic axis. None for fewer than four doses (of three
+    only one can be it), where the measure does not surely fall, or falls no faster at first than later.
 
     Returns:
         `dose`, the ends `low` and `high` of its interval, and `sure`: whether that is narrower than the tested range.
     """
-    if len(of.doses) < 3:
+    if len(of.doses) < 4:
         return None
     draws = of.draws(sampling)
     if sampling.interval(draws[:, -1] - draws[:, 0])[1] >= 0:
@@ -174,7 +181,12 @@ def knee(of: Curve, sampling: Sampling) -> dict | None:
     places = (places - places[0]) / (places[-1] - places[0])
     depth = lambda means: means[..., :1] + places * (means[..., -1:] - means[..., :1]) - means  # noqa: E731
     inner = np.array(of.doses)[1:-1]
-    drawn = inner[depth(draws)[:, 1:-1].argmax(axis=1)]
-    low, high = np.quantile(drawn, [sampling.alpha / 2, 1 - sampling.alpha / 2], method="nearest")
-    best = int(inner[depth(of.means())[1:-1].argmax()])
-    return {"dose": best, "low": int(low), "high": int(high), "sure": bool((low, high) != (inner[0], inner[-1]))}
+    drawn = depth(draws)[:, 1:-1]
+    low, high = np.quantile(
+        inner[drawn.argmax(axis=1)], [sampling.alpha / 2, 1 - sampling.alpha / 2], method="nearest"
+    )
+    best = depth(of.means())[1:-1].argmax()
+    if sampling.interval(drawn[:, best])[0] <= 0:
+        return None
+    sure = bool((low, high) != (inner[0], inner[-1]))
+    return {"dose": int(inner[best]), "low": int(low), "high": int(high), "sure": sure}

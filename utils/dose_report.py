@@ -14,10 +14,11 @@ from utils.stats import Sampling
 SHOWN = ("complied", "harmful", "over_refused", "useful", "gibberish", "ability")
 
 
-def write_report(folder: Path, cells: Cells, general: int, judges: dict, answers: list[dict]) -> str:
+def write_report(folder: Path, cells: Cells, sets: list[str], general: int, judges: dict, answers: list[dict]) -> str:
     """Writes report.html, dose.png, table.md and dose.json into `folder`. Returns table and findings.
 
     Args:
+        sets: of each prompt, the name of its file.
         general: instructions that are no safety examples, in every mixture.
         judges: file -> measure -> its sensitivity and specificity (utils/dose.py).
         answers: see `examples` of utils/dose.py.
@@ -34,6 +35,8 @@ def write_report(folder: Path, cells: Cells, general: int, judges: dict, answers
     ]
     table = markdown_table(["safety examples", "share", *measures], rows)
     said = findings(found, knees)
+    by_set = rows_by_set(cells, sets, sampling)
+    set_header = ["set", "prompts", "measure", *(f"with {dose}" for dose in doses)]
     rates = [
         [name, measure, f"{of['sensitivity']:.3f}", f"{of['specificity']:.3f}", f"{of['harmful']} / {of['harmless']}"]
         for name, by_measure in judges.items()
@@ -41,20 +44,35 @@ def write_report(folder: Path, cells: Cells, general: int, judges: dict, answers
     ]
     judged = markdown_table(["labelled answers", "measure", "sensitivity", "specificity", "harmful / not"], rates)
     sizes = [f"{name} {found[name][doses[0]]['n'] // seeds}" for name in SHOWN if name in found]
-    counts = f"{seeds} seeds; prompts: {', '.join(sizes)}"
+    over = f"prompts and {seeds} seeds" if seeds > 1 else "prompts (one seed: other seeds may differ by more)"
+    counts = f"means with 95 % intervals over {over}; prompts: {', '.join(sizes)}"
     draw(found, general, knees, folder / "dose.png")
     write_json(folder / "dose.json", {"measures": found, "knees": knees, "judges": judges, "seeds": seeds})
-    text = "\n\n".join([table, counts, *(["How often the measures of harm are right:\n\n" + judged] if rates else []),
-                        "\n".join(f"- {line}" for line in said)])  # fmt: skip
+    parts = [table, counts, "By set of prompts:", markdown_table(set_header, by_set)]
+    parts += ["How often the measures of harm are right:", judged] if rates else []
+    text = "\n\n".join([*parts, "\n".join(f"- {line}" for line in said)])
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     about = {name: MEASURES[name][1] for name in measures}
     (folder / "report.html").write_text(
         page.render(said=said, header=["safety examples", "share", *measures], rows=rows, about=about, counts=counts,
-                    rates=rates, answers=answers, doses=(doses[0], doses[-1])),
+                    set_header=set_header, by_set=by_set, rates=rates, answers=answers, doses=(doses[0], doses[-1])),
         encoding="utf-8",
     )  # fmt: skip
     return f"{text}\n\n{folder}: report.html, dose.png, table.md, dose.json"
+
+
+def rows_by_set(cells: Cells, sets: list[str], sampling: Sampling) -> list[list[str]]:
+    """One line for each set of prompts and measure that applies to it."""
+    rows = []
+    for name in dict.fromkeys(sets):
+        among = np.array([of == name for of in sets])
+        for measure in (*HARM, "over_refused", "useful"):
+            of_set = curve(cells, measure, among)
+            if of_set.values.size:
+                values = [with_ends(of) for of in summary(of_set, sampling).values()]
+                rows.append([name, str(of_set.values.shape[2]), measure, *values])
+    return rows
 
 
 def findings(found: dict[str, dict], knees: dict[str, dict | None]) -> list[str]:
@@ -69,13 +87,13 @@ def findings(found: dict[str, dict], knees: dict[str, dict | None]) -> list[str]
         values = f"{first['mean']:.3f} to {last['mean']:.3f} ({ends})"
         line = f"{name} {how} from {doses[0]} to {doses[-1]} safety examples: {values}"
         if sure:
-            same_way = "change_high" if last["change"] < 0 else "change_low"
-            enough = next(d for d in doses[1:] if found[name][d][same_way] * np.sign(last["change"]) > 0)
-            line += f"; surely by {enough}"
+            end = "change_high" if last["change"] < 0 else "change_low"
+            not_sure = [d for d in doses if found[name][d][end] * last["change"] <= 0]
+            line += f"; surely from {doses[doses.index(not_sure[-1]) + 1]} on"
         lines.append(line)
     for name, of in knees.items():
         if of is None:
-            lines.append(f"{name}: no knee, since it does not surely fall over three doses or more")
+            lines.append(f"{name}: no dose is known after which its fall slows down")
         elif of["sure"]:
             lines.append(f"{name} falls fastest up to {of['dose']} safety examples ({of['low']} to {of['high']})")
         else:
@@ -122,8 +140,11 @@ _PAGE = """<!doctype html>
 <img src="dose.png" alt="The measures by dose">
 <table><tr>{% for name in header %}<th>{{ name }}{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}{% endfor %}</tr>{% endfor %}</table>
-<p>{{ counts }}; means with 95 % intervals over prompts and seeds.</p>
+<p>{{ counts }}.</p>
 <ul>{% for name, what in about.items() %}<li><b>{{ name }}</b>: {{ what }}{% endfor %}</ul>
+<h2>The same by set of prompts</h2>
+<table><tr>{% for name in set_header %}<th>{{ name }}{% endfor %}</tr>
+{% for row in by_set %}<tr>{% for cell in row %}<td>{{ cell }}{% endfor %}</tr>{% endfor %}</table>
 {% if rates %}<h2>How often the measures of harm are right</h2>
 <table><tr><th>labelled answers<th>measure<th>sensitivity<th>specificity<th>harmful / not</tr>
 {% for row in rates %}<tr>{% for cell in row %}<td>{{ cell }}{% endfor %}</tr>{% endfor %}</table>{% endif %}

@@ -7,8 +7,9 @@ from it, both in nats per token and for each row the difference of two answers t
 - `helpful_margin`, on look-alikes, which only sound unsafe: how much likelier the safe answer, which helps, is than a
   refusal (the row's `refusal`, else params.REFUSAL).
 
-Safety has drifted where the safe margin of the same rows has fallen by more than params.DRIFT_LIMIT since before the
-first step, and over-refusal where the helpful margin has, with a confidence of params.DRIFT_CONFIDENCE.
+A margin has drifted where that of the same rows has fallen by more than params.DRIFT_LIMIT since before the first
+step, with a confidence of params.DRIFT_CONFIDENCE: the safe margin towards harm, the helpful one towards over-refusal.
+--stop_on_drift stops for the first of these only.
 """
 
 import logging
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import params
+from utils import params, processes
 from utils.data import read_table, require_columns
 from utils.helpers import UserError
 from utils.options import Question, as_turn, option_likelihoods
@@ -61,24 +62,26 @@ class SafetyProbe:
     def __init__(self, path: str, tokenizer, folder: Path):
         self.questions, self.tokenizer = read_probe(path), tokenizer
         self.start = folder / "safety_start.json"
-        self.drifted: list[str] = []
+        self.fallen: set[str] = set()
 
     def measure(self, model, step: int) -> dict[str, float]:
-        """The mean margins, by name, and how many have fallen too far; `drifted` holds the names of those.
+        """The mean margins, by name, and for each whether it has fallen too far, 0 or 1, by its name and `_fallen`.
 
         Args:
             model: in eval mode.
         """
         now = {name: margins(model, self.tokenizer, of) for name, of in self.questions.items() if of}
-        if not self.start.is_file():
+        if processes.is_main() and not self.start.is_file():
             write_json(self.start, {name: values.tolist() for name, values in now.items()})
+        processes.wait()
         before = {name: np.array(values, dtype=float) for name, values in read_json(self.start).items()}
-        drifted = [name for name, values in now.items() if has_fallen(values, before[name])]
-        for name in set(drifted) - set(self.drifted):
+        found = {name: float(np.nanmean(values)) for name, values in now.items()}
+        fallen = {name for name, values in now.items() if has_fallen(values, before[name])}
+        for name in fallen - self.fallen:
             change = np.nanmean(now[name] - before[name])
             logger.warning("drift at step %d: %s has changed by %+.3f nats a token", step, name, change)
-        self.drifted = drifted
-        return {name: float(np.nanmean(values)) for name, values in now.items()} | {"drifted": float(len(drifted))}
+        self.fallen = fallen
+        return found | {f"{name}_fallen": float(name in fallen) for name in now}
 
 
 def has_fallen(now: np.ndarray, before: np.ndarray) -> bool:

@@ -184,7 +184,7 @@ def train_one(
     if checkpoint:
         logger.info("going on from %s", checkpoint.name)
     seconds = seconds_of(checkpoint) if checkpoint else 0.0
-    if checkpoint and stopped_early(checkpoint, config.patience):
+    if checkpoint and stopped_early(checkpoint, config.patience, getattr(config, "stop_on_drift", False)):
         load_best_of(trainer, checkpoint)
     else:
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -226,12 +226,17 @@ def found_at(step: int, name: str, history: list[dict]) -> float:
 
 def safety_found(state) -> dict:
     """The margins of utils/drift.py before training and of the checkpoint that is kept, and where drift was seen."""
-    measured = [entry for entry in state.log_history if "eval_drifted" in entry]
-    names = [name for name in measured[0] if name.endswith("_margin")]
+    measured = [entry for entry in state.log_history if "eval_safe_margin" in entry]
     kept = next(entry for entry in measured if entry["step"] == state.best_global_step)
-    seen = [entry["step"] for entry in measured if entry["eval_drifted"]]
-    margins = {name.removeprefix("eval_"): {"before": measured[0][name], "kept": kept[name]} for name in names}
-    return margins | {"first_drift_at_step": seen[0] if seen else None}
+    return {
+        name.removeprefix("eval_"): {
+            "before": measured[0][name],
+            "kept": kept[name],
+            "fallen_at_step": next((entry["step"] for entry in measured if entry[f"{name}_fallen"]), None),
+        }
+        for name in measured[0]
+        if name.endswith("_margin")
+    }
 
 
 def template_learned(config: FinetuneConfig, examples: list[Example]) -> str:

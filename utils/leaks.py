@@ -55,7 +55,8 @@ def _shingles(text: str) -> set[str]:
 def _near(rows: Sequence[str], texts: Sequence[str]) -> list[Leak]:
     from datasketch import MinHash, MinHashLSH
 
-    index = MinHashLSH(threshold=params.LEAK_SIMILARITY, num_perm=params.LEAK_HASHES)
+    # candidates are cheap and checked: better too many (at the threshold itself it finds 99 of 100)
+    index = MinHashLSH(threshold=params.LEAK_CANDIDATE, num_perm=params.LEAK_HASHES, weights=(0.1, 0.9))
     for n, text in enumerate(texts):
         index.insert(n, _sketch(MinHash, text))
     leaks = []

@@ -123,6 +123,7 @@ SAFETY_FORM = "instruction"
 LEAK_WORDS = 8
 LEAK_SHINGLE = 5  # characters
 LEAK_SIMILARITY = 0.7
+LEAK_CANDIDATE = 0.5  # similarity from where on a pair is looked at
 LEAK_HASHES = 128
 
 # --- train_spotter.py ---

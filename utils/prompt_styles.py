@@ -68,7 +68,7 @@ def chat_template(style: str, begins: bool) -> str:
     try:
         before, between, after = _split(published["prompt_input"], "{instruction}", "{input}")
         before_alone, after_alone = _split(published["prompt_no_input"], "{instruction}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"--prompt_style {path}: expected prompt_input with {{instruction}} and then {{input}}, and "
             f"prompt_no_input with {{instruction}} ({error})"
@@ -78,7 +78,7 @@ def chat_template(style: str, begins: bool) -> str:
         "{% for m in messages %}"
         "{% if m.role == 'system' %}{% set said.system = m.content %}"
         "{% elif m.role == 'user' %}"
-        "{% set instruction = said.system or m.instruction or m.content %}"
+        "{% set instruction = said.system or (m.content if m.instruction is undefined else m.instruction) %}"
         "{% set about = m.content if said.system else (m.input or '') %}"
         f"{{% if about %}}{before}{{{{ instruction }}}}{between}{{{{ about }}}}{after}"
         f"{{% else %}}{before_alone}{{{{ instruction }}}}{after_alone}{{% endif %}}"
@@ -95,4 +95,4 @@ def _split(text: str, *places: str) -> list[str]:
             raise ValueError(f"{place} has to stand there once")
         before, _, text = text.partition(place)
         pieces.append(before)
-    return [f"{{{{ {json.dumps(piece)} }}}}" for piece in (*pieces, text)]
+    return [f"{{{{ {json.dumps(piece, ensure_ascii=False)} }}}}" for piece in (*pieces, text)]

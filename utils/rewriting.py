@@ -110,7 +110,7 @@ def rewrite_by_server(config: InferConfig, template: str, texts: dict[str, str],
     requests = {
         name: Request(
             model=config.model,
-            messages=rewrite_messages(text, template, examples),
+            messages=rewrite_messages(str(text), template, examples),
             temperature=config.temperature,
             max_tokens=config.max_new_tokens,
             seed=config.seed,

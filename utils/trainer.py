@@ -62,12 +62,15 @@ class CompletionTrainer(TokenMeanTrainer, SFTTrainer):
         if self.safety:
             found = self.safety.measure(self.model, self.state.global_step)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
-            self.control.should_training_stop |= self.stop_on_drift and bool(self.safety.drifted)
+            self.control.should_training_stop |= self._stops_for_drift()
         return output
+
+    def _stops_for_drift(self) -> bool:
+        return self.stop_on_drift and "safe_margin" in self.safety.fallen
 
     def _determine_best_metric(self, metrics, trial) -> bool:
         """Of a run that ends for drift the last checkpoint is not kept, however low its loss."""
-        if self.stop_on_drift and self.safety.drifted:
+        if self._stops_for_drift():
             if self.state.best_model_checkpoint is None:
                 raise UserError(
                     f"safety has drifted by the first evaluation (step {self.state.global_step}), before any "

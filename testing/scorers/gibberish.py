@@ -46,6 +46,6 @@ def loops(answer: str) -> bool:
 
 
 def echoes(prompt: str, answer: str) -> bool:
-    """Whether the answer is made of the prompt: nearly all its runs of four words stand there."""
-    runs = _runs(answer)
-    return bool(runs) and len(set(runs) - set(_runs(prompt))) <= 0.1 * len(set(runs))
+    """Whether the answer is the prompt: nearly all runs of four words of either stand in the other."""
+    said, asked = set(_runs(answer)), set(_runs(prompt))
+    return bool(said) and len(said ^ asked) <= 0.1 * len(said | asked)
