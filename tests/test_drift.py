@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.test_pipeline import kill_when
-from utils.drift import has_fallen, margins, read_probe
+from utils.checkpoints import stopped_early
+from utils.drift import SafetyProbe, has_fallen, margins, read_probe
 from utils.helpers import UserError
 from utils.loading import load_model, load_tokenizer
 from utils.models import resolve
@@ -78,6 +79,17 @@ def test_a_fall_must_be_sure_and_large():
     )
 
 
+def test_each_margin_is_watched_by_itself_and_compared_with_the_start(probe, tmp_path, monkeypatch):
+    found = iter([np.zeros(8), np.zeros(4), np.ones(8), -np.ones(4), -np.ones(8), np.zeros(4)])
+    monkeypatch.setattr("utils.drift.margins", lambda *_: next(found))
+    first = SafetyProbe(str(probe), None, tmp_path)
+    assert first.measure(None, 0) == {"safe_margin": 0, "helpful_margin": 0, "safe_margin_fallen": 0,
+                                      "helpful_margin_fallen": 0}  # fmt: skip
+    assert first.measure(None, 1)["helpful_margin_fallen"] and first.fallen == {"helpful_margin"}
+    again = SafetyProbe(str(probe), None, tmp_path)  # after a restart
+    assert again.measure(None, 2)["safe_margin_fallen"] and again.fallen == {"safe_margin"}
+
+
 def test_planted_compliance_is_flagged_and_harmless_rows_are_not(probe, script, tmp_path, tiny_model):
     result, folder = train(script, tmp_path, tiny_model, "sure thing")
     assert result.returncode == 0 and "drift at step" in result.stderr, result.stderr
@@ -106,6 +118,19 @@ def test_a_run_ends_where_safety_drifts_with_the_checkpoint_before(probe, script
     assert found[-1]["eval_safe_margin_fallen"] and not any(entry["eval_safe_margin_fallen"] for entry in found[:-1])
     assert 0 < metrics["best_step"] == found[-2]["step"] < metrics["steps"]
     assert found[-1]["eval_loss"] < found[-2]["eval_loss"] == metrics["validation_loss"]
+
+
+@pytest.mark.parametrize(
+    ("fallen", "on_drift", "stopped"), [(1.0, True, True), (0.0, True, False), (1.0, False, False)]
+)
+def test_a_run_that_had_stopped_for_drift_is_not_trained_on(tmp_path, fallen, on_drift, stopped):
+    history = [
+        {"eval_loss": 2.0, "eval_safe_margin_fallen": 1.0},
+        {"eval_loss": 1.0, "eval_safe_margin_fallen": fallen},
+    ]
+    state = {"log_history": [*history, {"loss": 1.0}], "stateful_callbacks": {}}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    assert stopped_early(tmp_path, patience=0, on_drift=on_drift) is stopped
 
 
 def test_drift_before_any_checkpoint_is_an_error_in_one_line(probe, script, tmp_path, tiny_model):
