@@ -81,7 +81,7 @@ class DoseConfig(MixSafetyConfig):
     fluency_model: str = setting(params.BASE_MODEL, "to which gibberish is unexpected")
     ability: str = setting(params.ABILITY_TASKS, "a task of testing/ability.py; '': none")
     max_new_tokens: int = setting(params.DOSE_TOKENS, "longest answer, in tokens")
-    table: bool = setting(False, "run nothing, report on what is finished")
+    table: bool = setting(False, "train nothing, report on what is finished")
 
     def seed_list(self) -> list[int]:
         if not all(part.strip().isdigit() for part in self.seeds.split(",")):

@@ -45,7 +45,7 @@ def seen(monkeypatch):
     monkeypatch.setattr(rewriting, "spot", scripted_spot)
     monkeypatch.setattr(rewriting, "generate", scripted_answers)
     monkeypatch.setattr(rewriting, "load_spotter", lambda folder: calls.setdefault("folder", folder))
-    monkeypatch.setattr(rewriting, "load_tokenizer", lambda ref, chat: Words())
+    monkeypatch.setattr(rewriting, "load_tokenizer", lambda ref, **how: Words())
     monkeypatch.setattr(rewriting, "load_model", lambda ref, quantization: SimpleNamespace(generation_config=None))
     monkeypatch.setattr(rewriting, "end_tokens", lambda settings, tokenizer: {0})
     monkeypatch.setattr(rewriting, "fill_guide", lambda tokenizer, banned, ends: banned)

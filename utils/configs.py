@@ -470,7 +470,7 @@ class Seq2SeqConfig(FinetuneConfig):
         super().__post_init__()
         if self.prompt == "fill" or self.train_on_inputs or self.prompt_style:
             raise ValueError(
-                "an encoder-decoder reads a text and writes a whole answer: leave --prompt fill, --prompt_style and "
+                "an encoder-decoder writes whole answers: leave --prompt fill, --prompt_style and "
                 "--train_on_inputs out"
             )
         if self.quantization not in (None, "none"):
