@@ -22,7 +22,6 @@ Safety examples may come as instructions, as questions, or half and half (--form
 Next: python training/train.py --prompt_style alpaca --input datasets/mixed/<input>_safety<N>.json
 """
 
-import hashlib
 import logging
 import sys
 from pathlib import Path
@@ -32,7 +31,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils.configs import MixSafetyConfig
-from utils.data import read_prompts, read_table, same_text
+from utils.data import content_id, read_prompts, read_table, same_text
 from utils.helpers import UserError, parse_config, run_stage
 from utils.instruction_files import instructions_of
 from utils.leaks import find_leaks
@@ -62,7 +61,7 @@ def read_examples(path: str, limit: int | None = None) -> pd.DataFrame:
 
 def shuffled(frame: pd.DataFrame, seed: int, purpose: str) -> pd.DataFrame:
     """In an order that a row keeps whatever rows are beside it: by a hash of seed, purpose and prompt."""
-    keys = [hashlib.sha256(f"{seed}\x1f{purpose}\x1f{text}".encode()).hexdigest() for text in instructions_of(frame)]
+    keys = [content_id(str(seed), purpose, text) for text in instructions_of(frame)]
     return frame.iloc[sorted(range(len(keys)), key=keys.__getitem__)]
 
 
@@ -86,12 +85,12 @@ def without_repeats(safety: pd.DataFrame, general: pd.DataFrame) -> pd.DataFrame
 
 def without_leaks(frame: pd.DataFrame, name: str, tests: list[tuple[str, str]], keep: bool) -> tuple:
     """The rows that give no evaluation text away, and a report on the others."""
-    leaks = find_leaks(instructions_of(frame), [text for _, text in tests])
+    prompts = instructions_of(frame)
+    leaks = find_leaks(prompts, [text for _, text in tests])
     found = [
-        {"row": instructions_of(frame.iloc[[leak.row]])[0], "file": tests[leak.text][0],
-         "text": tests[leak.text][1], "how": leak.how}
+        {"row": prompts[leak.row], "file": tests[leak.text][0], "text": tests[leak.text][1], "how": leak.how}
         for leak in leaks
-    ]  # fmt: skip
+    ]
     if found:
         logger.warning("%s: %d of %d rows give away evaluation texts, the first one: %.80s",
                        name, len(found), len(frame), found[0]["row"])  # fmt: skip

@@ -227,11 +227,10 @@ def found_at(step: int, name: str, history: list[dict]) -> float:
 def safety_found(state) -> dict:
     """The margins of utils/drift.py before training and of the checkpoint that is kept, and where drift was seen."""
     measured = [entry for entry in state.log_history if "eval_safe_margin" in entry]
-    kept = next(entry for entry in measured if entry["step"] == state.best_global_step)
     return {
         name.removeprefix("eval_"): {
             "before": measured[0][name],
-            "kept": kept[name],
+            "kept": found_at(state.best_global_step, name, measured),
             "fallen_at_step": next((entry["step"] for entry in measured if entry[f"{name}_fallen"]), None),
         }
         for name in measured[0]

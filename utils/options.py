@@ -14,6 +14,7 @@ from utils.batches import Row, padded
 from utils.likelihood import log_likelihoods, packed_log_likelihoods
 from utils.loading import begin_token
 from utils.packing import pack_tree, supports
+from utils.prompt_styles import user_turn
 
 # a text, and what may follow it, each with the space before it; where the text is "" the answers stand alone
 Question = tuple[str, tuple[str, ...]]
@@ -64,8 +65,7 @@ def option_likelihoods(
 
 def as_turn(question: Question, tokenizer) -> Question:
     """The question as a user's turn, the answers as what an assistant says."""
-    turn = [{"role": "user", "content": question[0]}]
-    context = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    context = tokenizer.apply_chat_template([user_turn(question[0])], tokenize=False, add_generation_prompt=True)
     return context, tuple(option.lstrip() for option in question[1])
 
 
