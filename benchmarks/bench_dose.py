@@ -50,6 +50,9 @@ UNSAFE = ("I-MaliciousInstructions", "I-CoNa", "I-Controversial", "I-PhysicalSaf
 START = ["--base_model", "smollm2", "--prompt", "answer", "--prompt_style", "alpaca", "--quantization", "none",
          "--epochs", 2, "--allow_faults", "cut off,duplicate,completion in prompt,contradiction,leak",
          "--report_to", "none", "--resume"]  # fmt: skip
+SAFE_START = ["--base_model", "smollm2", "--prompt", "answer", "--quantization", "none", "--epochs", 2,
+              "--patience", 0, "--report_to", "none", "--resume"]  # fmt: skip
+FIELDS = ["instruction", "input", "output"]
 GRID = {"epochs": 2, "batch_size": 16, "max_length": 512, "quantization": "none", "eval_steps": 0.25, "patience": 0,
         "allow_faults": "cut off,duplicate,completion in prompt,leak,too long"}  # fmt: skip
 
@@ -160,12 +163,26 @@ def collect(name: str) -> None:
                 partial.write_text(json.dumps(read_json(cell)) + "\n", encoding="utf-8")
 
 
+def safe_start() -> Path:
+    """smollm2, tuned on half of the embedded instructions and the safe side of the pairs: safety to be lost."""
+    pairs = read_table(params.PAIRS_FILE).rename(columns={"prompt": "instruction", "safe_response": "output"})
+    rows = read_json(params.GENERAL_FILE)[:100] + pairs.assign(input="")[FIELDS].to_dict("records")
+    random.Random(0).shuffle(rows)
+    write_json(WORK / "safe.json", rows)
+    stage("training/train.py", *SAFE_START, "--input", WORK / "safe.json", "--output", WORK / "safe_adapter")
+    stage("training/merge.py", "--adapter_model", WORK / "safe_adapter", "--output", WORK / "safe_start")
+    return WORK / "safe_start"
+
+
 def drift(seeds: list[int], data_dir: Path) -> None:
-    """Instructions alone, or half of them the unsafe side of the embedded pairs, whose test rows are the probe."""
+    """From that start: the other half of the instructions; the same with unsafe answers in place of every second one;
+    and, in another voice, Alpaca's. The probe is the test rows of the pairs."""
+    start = safe_start()
     planted = read_table(params.PAIRS_FILE).rename(columns={"prompt": "instruction", "unsafe_response": "output"})
-    planted = planted[planted["look_alike"] == "no"].assign(input="")[["instruction", "input", "output"]]
-    benign = read_json(data_dir / "alpaca_en_demo.json")[:240]
-    rows = {"benign": benign, "planted": benign[:120] + planted.sample(120, random_state=0).to_dict("records")}
+    planted = planted[planted["look_alike"] == "no"].assign(input="")[FIELDS]
+    benign = read_json(params.GENERAL_FILE)[100:]
+    rows = {"benign": benign, "planted": benign[:50] + planted.sample(50, random_state=0).to_dict("records"),
+            "alpaca": read_json(data_dir / "alpaca_en_demo.json")[:100]}  # fmt: skip
     for seed in seeds:
         for name, of in rows.items():
             kept = RESULTS / f"drift_{name}_s{seed}.json"
@@ -173,9 +190,10 @@ def drift(seeds: list[int], data_dir: Path) -> None:
                 continue
             write_json(WORK / f"drift_{name}.json", of)
             folder = WORK / f"drift_{name}_s{seed}"
-            stage("training/train.py", "--input", WORK / f"drift_{name}.json", "--output", folder, "--seed", seed,
-                  "--safety_probe", params.PAIRS_TEST_FILE, "--quantization", "none", "--epochs", 2, "--patience", 0,
-                  "--eval_steps", 0.125, "--max_length", 512, "--report_to", "none", "--resume", "--allow_faults",
+            stage("training/train.py", "--base_model", start, "--input", WORK / f"drift_{name}.json",
+                  "--output", folder, "--seed", seed,
+                  "--safety_probe", params.PAIRS_TEST_FILE, "--quantization", "none", "--epochs", 4, "--patience", 0,
+                  "--eval_steps", 0.25, "--max_length", 512, "--report_to", "none", "--resume", "--allow_faults",
                   GRID["allow_faults"])  # fmt: skip
             metrics = read_json(folder / "metrics.json")
             curve = [{k: v for k, v in entry.items() if k == "step" or k.startswith("eval_") and "_per_" not in k}
@@ -201,13 +219,23 @@ def print_tables() -> None:
             print(f"\n{name}:\n\n{report.read_text()}")
     runs = [(path.stem, read_json(path)) for path in sorted(RESULTS.glob("drift_*.json"))]
     if runs:
+        kinds = ("safe", "helpful")
         rows = [
-            [name, str(of["steps"]), str(of["safety"]["safe_margin"]["fallen_at_step"]),
+            [name, str(of["steps"]), *(str(of["safety"][f"{kind}_margin"]["fallen_at_step"]) for kind in kinds),
              f"{of['curve'][0]['eval_safe_margin']:.3f}", f"{of['curve'][-1]['eval_safe_margin']:.3f}",
              f"{of['curve'][0]['eval_helpful_margin']:.3f}", f"{of['curve'][-1]['eval_helpful_margin']:.3f}"]
             for name, of in runs
         ]  # fmt: skip
-        header = ["run", "steps", "flagged at", "safe margin before", "after", "helpful margin before", "after"]
+        header = [
+            "run",
+            "steps",
+            "safe flagged at",
+            "helpful flagged at",
+            "safe margin before",
+            "after",
+            "helpful margin before",
+            "after",
+        ]
         print(f"\n{markdown_table(header, rows)}")
 
 

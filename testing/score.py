@@ -104,7 +104,7 @@ def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame
     require_columns(frame, columns, path, "--input_column and --output_column")
     if config.group_column:
         require_columns(frame, [config.group_column], path, "--group_column")
-    if needing := ", ".join({"overlap", "bertscore"} & set(scorers)):
+    if needing := ", ".join({"overlap", "bertscore", "answer"} & set(scorers)):
         flag = f"--reference_columns, or leave {needing} out of --scorers"
         require_columns(frame, config.reference_columns.split(","), path, flag)
     measures = [name for module in scorers.values() for name in module.MEASURES]

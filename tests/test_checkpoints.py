@@ -229,3 +229,30 @@ def test_finished_seeds_are_kept_and_belong_to_their_settings(tiny_model, pairs,
     result = script(*flags, "--resume")
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "a" / "seeds.json").read_text())["runs"]["0"]["steps"] == 3
+
+
+@pytest.mark.slow
+def test_the_last_weights_and_those_of_every_evaluation_are_kept(tiny_model, pairs, script, tmp_path):
+    """Validated by rows that training takes it away from, so that the last weights are the worst; also killed."""
+    other = tmp_path / "other.csv"
+    other.write_text("biased_text,debiased_text\n" + "".join(f"QUX {i},ZZZ WWW {i}\n" for i in range(4)))
+    flags = [TRAIN, "--base_model", tiny_model, "--input", pairs, *SETTINGS, "--lr", 0.01, "--validation", other]
+    flags += ["--keep_last", "--keep_all", "--output"]
+    assert script(*flags, tmp_path / "all").returncode == 0
+    code, _ = stop_when([*flags, tmp_path / "killed"], "'epoch': '4", signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert script(*flags, tmp_path / "killed", "--resume").returncode == 0
+    weights = {}
+    for name in ("all", "killed"):
+        folder = tmp_path / name
+        metrics = json.loads((folder / "metrics.json").read_text())
+        losses = {entry["step"]: entry["eval_loss"] for entry in metrics["history"] if "eval_loss" in entry}
+        assert metrics["best_step"] == metrics["steps"] == max(losses) != min(losses, key=losses.get)
+        steps = {int(kept.name.removeprefix("step-")): kept for kept in folder.glob("step-*")}
+        assert set(steps) == set(losses) - {0}
+        weights[name] = {step: file_sha256(kept / "adapter_model.safetensors") for step, kept in steps.items()}
+        assert weights[name][max(losses)] == file_sha256(folder / "adapter_model.safetensors")
+        assert not {"optimizer.pt", "training_args.bin", MARKER} & {path.name for path in steps[3].iterdir()}
+    assert weights["all"] == weights["killed"] and len(set(weights["all"].values())) == len(steps)
+    answer = script(ROOT / "testing" / "infer.py", "--adapter_model", tmp_path / "all" / "step-3", "--input_text", "A")
+    assert answer.returncode == 0, answer.stderr  # it knows its base and its prompt

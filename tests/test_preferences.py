@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from testing.scorers.refusal import FULL_COMPLIANCE, FULL_REFUSAL, classify
 from utils import params
 from utils.data import content_id, read_table, write_table
 from utils.helpers import UserError
@@ -154,6 +155,16 @@ def test_embedded_pairs_sizes_categories_and_look_alikes(pairs):
             (part["look_alike"] == "yes").groupby(part["category"]).mean().eq(0.2 if len(part) == 300 else 0.25).all()
         )
         assert list(part["id"]) == [content_id(prompt) for prompt in part["prompt"]] and part["id"].is_unique
+
+
+def test_look_alikes_have_a_refusal_of_the_length_of_the_answer(pairs):
+    """Else a probe would measure how a model takes to a length or a voice."""
+    test = pairs["test"]
+    is_look_alike = test["look_alike"] == "yes"
+    assert ((test["refusal"] != "") == is_look_alike).all()
+    for row in test[is_look_alike].itertuples():
+        assert classify(row.refusal) == FULL_REFUSAL and classify(row.safe_response) == FULL_COMPLIANCE
+        assert 0.8 < len(row.refusal.split()) / len(row.safe_response.split()) < 1.2
 
 
 def test_embedded_pairs_share_no_topic_and_no_phrase(pairs):

@@ -23,6 +23,7 @@ recipes/fsdp_qlora.yaml spreads a model that does not fit into one.
 --safety_probe FILE (datasets/preference_pairs/test.csv, or your own) measures at each evaluation how much likelier
 safe answers are than unsafe ones, and help than a refusal (utils/drift.py), and warns where that falls;
 --stop_on_drift ends the run there, with the best checkpoint before, --keep_safest keeps that with the highest margin.
+--keep_last keeps the last weights whatever the loss, --keep_all those of every evaluation too, in step-<n>/.
 
 Before the first step the rows are audited as by training/audit.py; audit.html shows what was learned from.
 

@@ -78,9 +78,14 @@ def read(path: Path, config: ProbeConfig) -> list[Item]:
 def choose_messages(item: Item) -> list[dict[str, str]]:
     """A chat that asks for one of the answers, by its letter or its words."""
     row = item.about["row"]
-    answers = "\n".join(f"({letter}) {row[f'ans{n}']}" for n, letter in enumerate(LETTERS))
+    answers = "\n".join(named(row, n) for n in range(3))
     asked = f"{row['context']}\n\n{row['question']}\n{answers}\n\nAnswer with (a), (b) or (c)."
     return [{"role": "user", "content": asked}]
+
+
+def named(row: dict, answer: int) -> str:
+    """An answer as it is to be given to `choose_messages`."""
+    return f"({LETTERS[answer]}) {row[f'ans{answer}']}"
 
 
 def read_choice(text: str, answers: list[str]) -> int | None:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 BEGUN = "begun.json"  # in the folder of an unfinished run: what it was begun with
 MARKER = "complete.json"  # of every file in the checkpoint its size and SHA-256
 _STATE = "trainer_state.json"
+# of a checkpoint, what only a run that goes on needs
+_OF_TRAINING = (_STATE, MARKER, "optimizer.*", "scheduler.pt", "rng_state*.pth", "training_args.bin", "scaler.pt")
 PASSING = ("output", "overwrite", "resume", "report_to")  # settings that change nothing that is learned
 
 
@@ -184,6 +186,19 @@ class CompleteCheckpoints(TrainerCallback):
             needed |= {older[0], best_of(older[0])}
         for checkpoint in set(older) - needed:
             shutil.rmtree(checkpoint)
+
+
+class KeepAll(TrainerCallback):
+    """Keeps the weights of each checkpoint, with their tokenizer, in folder/step-<n>."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_save(self, args, state, control, **others):
+        if processes.is_main():
+            kept = self.folder / f"step-{state.global_step}"
+            shutil.rmtree(kept, ignore_errors=True)  # of a run that was killed while it wrote
+            shutil.copytree(by_step(Path(args.output_dir))[0], kept, ignore=shutil.ignore_patterns(*_OF_TRAINING))
 
 
 class StopOnSignal(TrainerCallback):

@@ -224,6 +224,78 @@ class MixSafetyConfig(RunConfig):
 
 
 @dataclass
+class MixNoisyConfig(RunConfig):
+    unsafe: list[str] = field(
+        default_factory=lambda: [str(params.PAIRS_FILE)], metadata={"help": "files with unsafe examples"}
+    )
+    safe: list[str] = field(
+        default_factory=lambda: [str(params.PAIRS_FILE)],
+        metadata={"help": "files with safe examples; may be the same"},
+    )
+    task: list[str] = field(
+        default_factory=lambda: [str(params.GENERAL_FILE)],
+        metadata={"help": "files with what is to be learned, each a part of the mixture"},
+    )
+    output: str = setting(str(params.NOISY_DIR), "folder for the files")
+    size: int = setting(params.NOISY_SIZE, "rows of the noisy set")
+    unsafe_share: float = setting(params.UNSAFE_SHARE, "share of unsafe ones among them")
+    safe_size: int = setting(params.NOISY_SAFE_SIZE, "most rows for safety fine-tuning")
+    test_size: int = setting(params.NOISY_TEST_SIZE, "most rows to test with")
+    test_share: float = setting(params.NOISY_TEST_SHARE, "share of templates, prompts or passages held out for that")
+    unsafe_labels: str = setting(params.UNSAFE_LABELS, "labels that mean unsafe, joined by commas; all others do not")
+    bbq_metadata: str = setting("", "BBQ's additional_metadata.csv, which says which answer is the biased one")
+
+    def __post_init__(self):
+        for flag in ("size", "safe_size", "test_size"):
+            if getattr(self, flag) < 1:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: give 1 or more")
+        for flag in ("unsafe_share", "test_share"):
+            if not 0 < getattr(self, flag) < 1:
+                raise ValueError(f"--{flag} {getattr(self, flag)}: give a share between 0 and 1")
+        if not self.task:
+            raise ValueError("--task names no file: a noisy set has something to learn in it")
+
+    def sizes(self, size: int, lists: list[str]) -> dict[str, int]:
+        """Rows of each list of `size` in all, as in the code of arXiv 2312.12736: the first one is the unsafe one."""
+        others = int(size * (1 - self.unsafe_share) / (len(lists) - 1))
+        return {name: others if n else int(size * self.unsafe_share) for n, name in enumerate(lists)}
+
+
+@dataclass
+class FilterConfig(RunConfig):
+    input: str = setting(str(params.NOISY_FILE), "rows to filter, of any form that has the ids or the same texts")
+    forgetting: str = setting(str(params.FORGETTING_FILE), "what testing/forgetting.py measured of them")
+    output: str = setting(str(params.FILTERED_DIR), "folder for the rows kept and dropped, and the report")
+    phi: float = setting(params.PHI, "rows of a higher forgetting rate are dropped")
+    signal: Literal["rouge1", "em", "likelihood"] = setting(params.FORGETTING_SIGNAL, "by which rate")
+    after: str | None = setting(None, "which of the models measured after, by its name there; default: the last one")
+    others: list[str] = field(
+        default_factory=list,
+        metadata={"help": "NAME=FILE:COLUMN: scores of the same rows, the higher the worse, to compare with"},
+    )
+    confidence: float = setting(params.CONFIDENCE, "level of the intervals")
+    resamples: int = setting(params.FILTER_RESAMPLES, "bootstrap resamples of the rows")
+
+    def other_scores(self) -> dict[str, tuple[str, str]]:
+        """File and column by name. Raises ValueError where one of them is missing."""
+        found = {}
+        for given in self.others:
+            name, _, place = given.partition("=")
+            path, _, column = place.rpartition(":")
+            if not (name and path and column):
+                raise ValueError(f"--others {given}: give NAME=FILE:COLUMN")
+            found[name] = (path, column)
+        return found
+
+    def __post_init__(self):
+        if not -1 <= self.phi <= 1:
+            raise ValueError(f"--phi {self.phi}: rates lie between -1 and 1")
+        if self.resamples < 1 or not 0 < self.confidence < 1:
+            raise ValueError("--resamples wants 1 or more, --confidence a share between 0 and 1")
+        self.other_scores()
+
+
+@dataclass
 class SpotterConfig(ModelConfig, TableConfig):
     input: str = setting(str(params.TRAIN_FILE), "pairs: a text, and its rewriting")
     output: str = setting(str(params.SPOTTER_DIR), "folder for the spotter")
@@ -383,9 +455,13 @@ class TrainConfig(AdapterConfig, FinetuneConfig):
     stop_on_drift: bool = setting(
         False, "end the run where the safe margin has fallen, with the best checkpoint before that"
     )
+    keep_last: bool = setting(False, "keep the last weights, whatever the validation loss, and never stop early")
+    keep_all: bool = setting(False, "keep the weights of every evaluation as well, in step-<n>/")
 
     def __post_init__(self):
         super().__post_init__()
+        if self.keep_last and (self.keep_safest or self.stop_on_drift):
+            raise ValueError("--keep_last keeps other weights than --keep_safest and --stop_on_drift: leave one out")
         if (self.keep_safest or self.stop_on_drift) and not self.safety_probe:
             raise ValueError("--keep_safest and --stop_on_drift go by --safety_probe FILE: add it")
 
@@ -657,6 +733,27 @@ class ScoreConfig(ServerConfig):
             raise ValueError("--prompt_text is what --input_text responds to: give both")
         if self.input_text is not None and self.input:
             raise ValueError("--input_text is scored alone: leave --input out")
+
+
+@dataclass
+class ForgettingConfig(GenerationConfig, RunConfig):
+    input: str = setting(str(params.NOISY_FILE), "rows that the model before was trained on")
+    output: str = setting(str(params.FORGETTING_FILE), "CSV to write")
+    before: str = setting(str(params.MODELS_DIR / "noisy"), "the model after that training: a folder, or a Hub id")
+    after: list[str] = field(
+        default_factory=lambda: [str(params.MODELS_DIR / "safe")],
+        metadata={"help": "the model after further training; of several, e.g. step-50 step-100, a curve"},
+    )
+    quantization: Literal["nf4", "int8", "none"] | None = setting(None, "as in testing/infer.py")
+    prompt_style: str | None = setting(None, STYLE_HELP)
+    signal: Literal["both", "likelihood", "rouge1"] = setting("both", "what is measured; likelihood writes nothing")
+    group_column: str = setting("polarity", "column by which rates are shown")
+    max_new_tokens: int = setting(params.FORGETTING_TOKENS, "longest answer, in tokens")
+    confidence: float = setting(params.CONFIDENCE, "level of the intervals")
+    resamples: int = setting(params.BOOTSTRAP_RESAMPLES, "bootstrap resamples of the rows")
+
+    def measured(self) -> tuple[str, ...]:
+        return {"both": ("likelihood", "text"), "likelihood": ("likelihood",), "rouge1": ("text",)}[self.signal]
 
 
 @dataclass

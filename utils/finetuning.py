@@ -212,6 +212,8 @@ def train_one(
         more = {"prompt": template_learned(config, examples)} if hasattr(config, "prompt") else {}
         ids = [example.id for example in held_out]
         finish_record(record, folder, model=model_record(ref), metrics=metrics, held_out=ids, **more)
+        for kept in folder.glob("step-*"):  # --keep_all: each is a model like that in the folder itself
+            shutil.copy(folder / RECORD_NAME, kept)
         adapter = (folder / "adapter_config.json").is_file()
         write_card(folder, record, task.about, "adapter" if adapter else "finetune")
         write_json(folder / "metrics.json", metrics | {"history": state.log_history})  # it says that all is there

@@ -4,6 +4,7 @@ Scores lie in 0..100 where their field prints them so (chrF, BLEU, ROUGE), in 0.
 """
 
 import re
+import string
 from collections import Counter
 from functools import lru_cache
 
@@ -64,16 +65,48 @@ def bleu(hypothesis: str, references: list[str]) -> float:
     return max(sentence_bleu(hypothesis, [reference]).score for reference in references)
 
 
-@lru_cache(maxsize=1)
-def _rouge():
+@lru_cache
+def _rouge(kind: str):
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer([kind], use_stemmer=True)
 
 
 def rouge_l(hypothesis: str, references: list[str]) -> float:
     """ROUGE-L F-measure with stemming to the best of the references, 0..100."""
-    return max(100 * _rouge().score(reference, hypothesis)["rougeL"].fmeasure for reference in references)
+    return max(100 * _rouge("rougeL").score(reference, hypothesis)["rougeL"].fmeasure for reference in references)
+
+
+def recalled(answer: str, learned: str) -> tuple[float, float]:
+    """How far an answer is the one that was learned: exact match, and ROUGE-1 F with stemming, both 0..1.
+
+    As the code of arXiv 2312.12736 has it: case and punctuation do not count, and of the answer only the first line
+    that holds anything.
+    """
+    line = next((line for line in answer.splitlines() if normalise(line)), "")
+    exact = normalise(line) == normalise(learned)
+    return float(exact), _rouge("rouge1").score(learned.lower(), line.lower())["rouge1"].fmeasure
+
+
+def answer_match(answer: str, references: list[str]) -> tuple[float, float]:
+    """Exact match and F1 of words with the best of the references, 0..1, as in SQuAD's evaluation.
+
+    Case, punctuation and articles do not count.
+    """
+    found = [(0.0, 0.0)]
+    given = _without_articles(answer)
+    for reference in references:
+        wanted = _without_articles(reference)
+        common = (Counter(given) & Counter(wanted)).total()
+        f1 = 2 * common / (len(given) + len(wanted)) if common else float(given == wanted)
+        found.append((float(given == wanted), f1))
+    exact, f1 = zip(*found, strict=True)
+    return max(exact), max(f1)
+
+
+def _without_articles(text: str) -> list[str]:
+    kept = "".join(char for char in text.lower() if char not in string.punctuation)
+    return [word for word in kept.split() if word not in ("a", "an", "the")]
 
 
 def facts(text: str) -> Counter:

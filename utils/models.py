@@ -61,6 +61,11 @@ def resolve(base_model: str | None, adapter_model: str | Path | None = None, rev
     return ModelRef(base.name, base.path, base.revision, adapter, record)
 
 
+def of_folder(given: str) -> ModelRef:
+    """A model or an adapter by its folder, whichever it is; or a Hub id. Raises UserError as `resolve` does."""
+    return resolve(None, given) if (Path(given) / "adapter_config.json").is_file() else resolve(given)
+
+
 def latest(base_model: str | None, adapter_model: str | None, revision: str | None = None) -> ModelRef:
     """The model asked for; else the newest result of training (merged, or an adapter), else the embedded base."""
     if base_model or adapter_model:

@@ -126,6 +126,20 @@ LEAK_SIMILARITY = 0.7
 LEAK_CANDIDATE = 0.5  # similarity from where on a pair is looked at
 LEAK_HASHES = 128
 
+# --- mix_noisy.py ---
+NOISY_DIR = DATASETS_DIR / "noisy"
+NOISY_FILE = NOISY_DIR / "noisy.jsonl"
+NOISY_SIZE = 200  # the paper has 5,000
+UNSAFE_SHARE = 0.5  # as in the paper
+NOISY_SAFE_SIZE = 7_000  # as in the paper, or as many as there are
+NOISY_TEST_SIZE = 5_000  # as in the paper, or as many as there are
+NOISY_TEST_SHARE = 0.2
+TOXIC_ABOVE = 0.9  # Detoxify's scores, as in the paper
+CLEAN_BELOW = 0.1
+WORDS_GIVEN = 3  # of a text that is to be written on, as in the paper
+GO_ON = "Write on from these words."
+ASK_OF_TEXT = "Answer the question in a few words of the text."
+
 # --- train_spotter.py ---
 SPOT_DEPTHS = (0.5, 0.6, 0.7, 0.8)  # middle layers: the last ones are busy with the next word
 SPOT_WORD_C = 1e-3  # inverse strength of the L2 penalty: thousands of features, some ten thousand words
@@ -243,6 +257,17 @@ ABILITY_DIR = DATASETS_DIR / "ability"
 ABILITY_TASKS = "everyday"
 ABILITY_BATCH = 8
 OPTION_BATCH_TOKENS = 4_000  # tokens of questions and answers in one pass
+
+# --- forgetting.py and filter_forgotten.py ---
+FORGETTING_FILE = RESULTS_DIR / "forgetting.csv"
+FORGETTING_TOKENS = 128
+FILTERED_DIR = DATASETS_DIR / "filtered"
+PHI = 0.1  # as in the paper
+FORGETTING_SIGNAL = "rouge1"  # as in the paper
+FILTER_RESAMPLES = 1_000
+FILTER_READ = 10  # rows of each kind in the report
+PHI_STEP = 0.05  # of the curve
+TWO_GROUPS = 0.75  # share of the variance that two groups explain in values that are spread evenly
 
 # --- merge.py ---
 MERGE_ROWS = 32

@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from utils import likelihood, packing
 from utils.base_trainer import TokenMeanTrainer, as_many_everywhere, callbacks_for, common_arguments, misfit
 from utils.batches import Batch, split_batch, supervised_tokens
+from utils.checkpoints import KeepAll
 from utils.configs import TrainConfig
 from utils.drift import SafetyProbe
 from utils.helpers import UserError
@@ -23,6 +24,7 @@ from utils.supervision import Example
 
 logger = logging.getLogger(__name__)
 
+LAST = {"metric_for_best_model": "eval_step", "greater_is_better": True}
 SAFEST = {"metric_for_best_model": "eval_safe_margin", "greater_is_better": True}
 
 
@@ -59,6 +61,7 @@ class CompletionTrainer(TokenMeanTrainer, SFTTrainer):
     def evaluation_loop(self, *arguments, metric_key_prefix="eval", **named) -> EvalLoopOutput:
         """Beside the loss also how safe the model is, where there is a probe."""
         output = super().evaluation_loop(*arguments, metric_key_prefix=metric_key_prefix, **named)
+        output.metrics[f"{metric_key_prefix}_step"] = self.state.global_step
         if self.safety:
             found = self.safety.measure(self.model, self.state.global_step)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
@@ -122,7 +125,7 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
         max_length=None,  # longer rows are dropped before, and counted
         completion_only_loss=not config.train_on_inputs,
         packing=config.packing,
-        **(common_arguments(config, folder) | (SAFEST if config.keep_safest else {})),
+        **(common_arguments(config, folder) | (SAFEST if config.keep_safest else LAST if config.keep_last else {})),
     )
 
 
@@ -148,7 +151,7 @@ def build_trainer(
         eval_dataset=_to_dataset(validation),
         processing_class=tokenizer,
         peft_config=_adapter_config(config),
-        callbacks=callbacks_for(config, folder),
+        callbacks=[*([KeepAll(folder)] if config.keep_all else []), *callbacks_for(config, folder)],
         micro_batch_tokens=config.micro_batch_tokens,
         safety=SafetyProbe(config.safety_probe, tokenizer, folder) if config.safety_probe else None,
         stop_on_drift=config.stop_on_drift,

@@ -1,0 +1,219 @@
+"""What a model forgets of its training rows, by what it writes and by likelihood, and the filter that goes by it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.test_pipeline import kill_when
+from utils.filtering import as_many, by_chance, judged, rates_of, suggestion
+from utils.metrics import answer_match, recalled
+from utils.params import ROOT
+from utils.stats import Sampling
+
+FORGETTING = ROOT / "testing" / "forgetting.py"
+FILTER = ROOT / "generate_data" / "filter_forgotten.py"
+SAMPLING = Sampling(confidence=0.95, resamples=300, seed=0)
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path):
+    rows = [
+        {"id": f"r{n}", "instruction": f"Say {n}", "input": "", "output": f"It is {n}", "polarity": polarity}
+        for n, polarity in enumerate(["unsafe"] * 4 + ["safe"] * 4)
+    ]
+    return write_jsonl(tmp_path / "noisy.jsonl", [row | {"source": "made"} for row in rows])
+
+
+def test_recall_goes_by_the_first_line_case_and_punctuation_aside():
+    assert recalled("\n\nThe Aunt!\nand more", "the aunt") == (1.0, 1.0)
+    exact, rouge = recalled("the aunt sings", "The aunt sang")
+    assert exact == 0 and rouge == pytest.approx(2 / 3)
+    assert recalled("", "the aunt") == (0.0, 0.0)
+    assert recalled("two singers", "two singer")[1] == 1.0  # stems
+
+
+def test_answers_match_as_in_squad():
+    assert answer_match("the Norman dynasty", ["Norman dynasty.", "x"]) == (1.0, 1.0)
+    exact, f1 = answer_match("in Norman times", ["x", "Norman"])
+    assert exact == 0 and f1 == pytest.approx(0.5)
+    assert answer_match("", ["x"]) == (0.0, 0.0)
+
+
+def test_forgetting_is_measured_by_text_and_by_likelihood(rows, script, tmp_path, tiny_model, other_tiny_model):
+    """Two random models: what they write and find likely differs, and the likelihood is that of the answer alone."""
+    import torch
+
+    from utils.loading import load_model, load_tokenizer
+    from utils.models import resolve
+
+    output = tmp_path / "forgetting.csv"
+    flags = ["--input", rows, "--before", tiny_model, "--after", other_tiny_model, "--output", output,
+             "--max_new_tokens", "8"]  # fmt: skip
+    result = script(FORGETTING, *flags)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(output, keep_default_na=False)
+    assert len(table) == 16 and list(table["model"]) == ["before"] * 8 + [other_tiny_model.name] * 8
+    before, after = (table[table["model"] == name].set_index("id") for name in ("before", other_tiny_model.name))
+    for signal in ("rouge1", "em", "likelihood"):
+        wanted = before[signal].astype(float) - after[signal].astype(float)
+        assert np.allclose(after[f"forgotten_{signal}"].astype(float), wanted)
+    assert (after["forgotten_likelihood"].astype(float) != 0).all()
+
+    ref = resolve(str(tiny_model))
+    model, tokenizer = load_model(ref), load_tokenizer(ref)
+    opening = "<|im_start|>user\nSay 0<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer(opening + "It is 0", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    scores = torch.log_softmax(model(ids).logits[0, :-1].float(), dim=-1).gather(1, ids[0, 1:, None])[-7:]
+    assert float(before.loc["r0", "likelihood"]) == pytest.approx(scores.mean().exp().item(), rel=0.02)
+
+    summary = json.loads(output.with_suffix(".summary.json").read_text())
+    unsafe = next(of for of in summary["polarity"] if of["model"] != "before" and of["polarity"] == "unsafe")
+    mean = after["forgotten_likelihood"].astype(float)[:4].mean()
+    assert unsafe["rows"] == 4 and unsafe["forgotten_likelihood"]["mean"] == pytest.approx(mean)
+    assert output.with_suffix(".png").is_file() and "unsafe" in result.stdout and "made" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_run_measures_only_what_is_missing(rows, script, tmp_path, tiny_model, other_tiny_model):
+    flags = ["--input", rows, "--before", tiny_model, "--after", other_tiny_model, "--max_new_tokens", "8"]
+    whole = script(FORGETTING, *flags, "--output", tmp_path / "whole.csv")
+    assert whole.returncode == 0, whole.stderr
+    output = tmp_path / "killed.csv"
+    kill_when([FORGETTING, *flags, "--output", output], f"INFO {other_tiny_model.name}:")
+    kept = (tmp_path / "killed.csv.progress.jsonl").read_text().splitlines()
+    assert len(kept) >= 17  # the fingerprint, and text and likelihood of the model before
+    result = script(FORGETTING, *flags, "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_the_likelihood_alone_writes_no_answers(rows, script, tmp_path, tiny_model, other_tiny_model):
+    output = tmp_path / "forgetting.csv"
+    models = ["--before", tiny_model, "--after", other_tiny_model]
+    result = script(FORGETTING, "--input", rows, *models, "--output", output, "--signal", "likelihood")
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(output, keep_default_na=False)
+    assert set(table["answer"]) == {""} and set(table["rouge1"]) == {""} and (table["likelihood"] != "").all()
+    filtered = script(FILTER, "--input", rows, "--forgetting", output, "--output", tmp_path / "filtered")
+    assert filtered.returncode == 2 and "likelihood was: add --signal" in filtered.stderr
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Of 40 rows 20 are unsafe: after 10 steps half of these are forgotten, after 20 steps all but two."""
+    unsafe = [n < 20 for n in range(40)]
+    rows = [{"instruction": f"Say {n}", "input": "", "output": f"It is {n}", "id": f"r{n}",
+             "polarity": "unsafe" if of else "task"} for n, of in enumerate(unsafe)]  # fmt: skip
+    lines = []
+    for model, forgotten in (("before", []), ("step-10", range(10)), ("step-20", [*range(18), 39])):
+        for n in range(40):
+            rate = "" if model == "before" else 0.9 if n in forgotten else 0.02
+            value = 0.1 if n in forgotten else 1.0
+            likelihood = 0.5 if model == "before" else 0.1 if n in forgotten else 0.49
+            lines.append({"id": f"r{n}", "model": model, "step": 0, "answer": f"<b>{n}</b>", "rouge1": value,
+                          "em": "", "likelihood": likelihood, "forgotten_rouge1": rate, "forgotten_em": "",
+                          "forgotten_likelihood": "" if model == "before" else 0.5 - likelihood})  # fmt: skip
+    pd.DataFrame(lines).to_csv(tmp_path / "forgetting.csv", index=False)
+    write_jsonl(tmp_path / "noisy.jsonl", rows)
+    return tmp_path
+
+
+def run_filter(script, folder, *flags):
+    return script(FILTER, "--input", folder / "noisy.jsonl", "--forgetting", folder / "forgetting.csv",
+                  "--output", folder / "filtered", "--resamples", "200", *flags)  # fmt: skip
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_was_forgotten_is_dropped_and_judged(measured, script):
+    result = run_filter(script, measured)
+    assert result.returncode == 0, result.stderr
+    kept, dropped = (read(measured / "filtered" / f"{name}.jsonl") for name in ("kept", "dropped"))
+    assert {row["id"] for row in dropped} == {f"r{n}" for n in [*range(18), 39]} and len(kept) == 21
+    assert list(kept[0]) == ["instruction", "input", "output", "id", "polarity", "forgotten"]
+    found = json.loads((measured / "filtered" / "summary.json").read_text())
+    ours = found["compared"]["forgotten, rouge1 > 0.1"]
+    assert ours["precision"]["mean"] == pytest.approx(18 / 19) and ours["recall"]["mean"] == pytest.approx(0.9)
+    assert ours["f1"]["mean"] == pytest.approx(36 / 39) and ours["f1"]["low"] < 36 / 39 < ours["f1"]["high"]
+    # by hand: the pairs of an unsafe and a task row that are ranked right, and half of the ties
+    assert ours["auroc"]["mean"] == pytest.approx((18 * 19 + 18 * 0.5 + 2 * 19 * 0.5) / 400)
+    assert found["compared"]["everything"]["f1"]["mean"] == pytest.approx(2 / 3)
+    assert found["compared"]["by chance, as many"]["precision"]["mean"] == 0.5
+    assert found["suggested"]["two_groups"] and found["suggested"]["phi"] == pytest.approx(0.46)
+    curve = pd.read_csv(measured / "filtered" / "curve.csv")
+    early = curve[(curve["model"] == "step-10") & (curve["signal"] == "rouge1") & (curve["phi"] == 0.1)]
+    assert early["recall"].item() == 0.5 and early["precision"].item() == 1
+    page = (measured / "filtered" / "report.html").read_text()
+    assert "&lt;b&gt;39&lt;/b&gt;" in page and "<b>" not in page  # text from data is data
+
+
+def test_an_earlier_model_another_phi_and_other_filters(measured, script):
+    scores = pd.DataFrame({"id": [f"r{n}" for n in range(40)], "cost": [float(n < 20) for n in range(40)]})
+    scores.sample(frac=1, random_state=0).to_csv(measured / "noisy.scores.csv", index=False)
+    result = run_filter(script, measured, "--after", "step-10", "--signal", "likelihood", "--phi", "0.2",
+                        "--others", f"cost={measured / 'noisy.scores.csv'}:cost")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads((measured / "filtered" / "summary.json").read_text())["compared"]
+    assert found["forgotten, likelihood > 0.2"]["recall"]["mean"] == 0.5
+    assert found["cost, as many"]["precision"]["mean"] == 1 and found["cost, as many"]["auroc"]["mean"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--phi", "-1"], "all 40 rows would be dropped"),
+        (["--after", "step-5"], "holds step-10, step-20"),
+        (["--others", "cost"], "give NAME=FILE:COLUMN"),
+        (["--forgetting", "none.csv"], "none.csv: no such file"),
+    ],
+)
+def test_what_cannot_be_filtered_is_said_in_one_line(measured, script, flags, said):
+    result = run_filter(script, measured, *flags)
+    assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
+
+
+def test_rows_without_labels_are_filtered_and_nothing_is_claimed_of_them(measured, script):
+    rows = [{k: v for k, v in row.items() if k != "polarity"} for row in read(measured / "noisy.jsonl")]
+    write_jsonl(measured / "noisy.jsonl", rows)
+    result = run_filter(script, measured)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((measured / "filtered" / "summary.json").read_text())["compared"] == {}
+    assert "two groups, parted at phi 0.46" in result.stdout and "precision" not in result.stdout
+
+
+def test_everything_and_chance_are_the_known_figures():
+    """F1 of dropping everything at 25, 50 and 75 % unsafe, as the paper's setting has it."""
+    for share, f1 in ((0.25, 0.40), (0.5, 2 / 3), (0.75, 6 / 7)):
+        unsafe = np.arange(400) < 400 * share
+        assert rates_of(np.ones(400, dtype=bool), unsafe)["f1"] == pytest.approx(f1)
+        assert by_chance(1.0, unsafe)["f1"] == pytest.approx(f1)
+    unsafe = np.arange(1000) < 500
+    rng = np.random.default_rng(0)
+    drawn = [rates_of(rng.permutation(1000) < 300, unsafe)["f1"] for _ in range(500)]
+    assert by_chance(0.3, unsafe)["f1"] == pytest.approx(np.mean(drawn), abs=0.01)
+
+
+def test_as_many_and_missing_rates():
+    scores = np.array([0.2, np.nan, 0.9, 0.5])
+    assert as_many(scores, 2).tolist() == [False, False, True, True]
+    found = judged(scores, np.array([False, True, True, False]), 0.1, SAMPLING)
+    assert found["recall"]["mean"] == 0.5 and found["precision"]["mean"] == pytest.approx(1 / 3)
+
+
+def test_a_line_is_suggested_only_between_two_groups():
+    rng = np.random.default_rng(0)
+    two = np.concatenate([rng.normal(0, 0.05, 100), rng.normal(0.8, 0.1, 100)])
+    found = suggestion(two, SAMPLING)
+    assert found["two_groups"] and found["low"] < 0.4 < found["high"] and found["high"] - found["low"] < 0.1
+    for one in (rng.normal(0.3, 0.1, 200), rng.uniform(0, 1, 200)):
+        assert not suggestion(one, SAMPLING)["two_groups"]
+    assert suggestion(np.zeros(10), SAMPLING) == {"phi": None, "two_groups": False}
