@@ -175,13 +175,13 @@ def safe_start() -> Path:
 
 
 def drift(seeds: list[int], data_dir: Path) -> None:
-    """From that start: the other half of the instructions; the same with unsafe answers in place of every second one;
-    and, in another voice, Alpaca's. The probe is the test rows of the pairs."""
+    """From that start: the other half of the instructions; the same and as many unsafe answers; and, in another voice,
+    instructions of Alpaca. The probe is the test rows of the pairs."""
     start = safe_start()
     planted = read_table(params.PAIRS_FILE).rename(columns={"prompt": "instruction", "unsafe_response": "output"})
     planted = planted[planted["look_alike"] == "no"].assign(input="")[FIELDS]
     benign = read_json(params.GENERAL_FILE)[100:]
-    rows = {"benign": benign, "planted": benign[:50] + planted.sample(50, random_state=0).to_dict("records"),
+    rows = {"benign": benign, "planted": benign + planted.sample(100, random_state=0).to_dict("records"),
             "alpaca": read_json(data_dir / "alpaca_en_demo.json")[:100]}  # fmt: skip
     for seed in seeds:
         for name, of in rows.items():

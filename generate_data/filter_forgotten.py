@@ -5,7 +5,7 @@
     python generate_data/filter_forgotten.py --others cost=datasets/results/noisy.scores.csv:cost
 
 Reads  datasets/noisy/noisy.jsonl, what testing/forgetting.py measured of its rows, and for a comparison scores of the
-       same rows by other filters, e.g. of testing/score.py --scorers cost or guard (by their id)
+       same rows by other filters, e.g. of testing/score.py by the scorer cost or guard (by id)
 Writes datasets/filtered/: kept.jsonl and dropped.jsonl (the rows as they were, and `forgotten`), report.html with a
        table and rows to read (most and least forgotten, nearest to phi), curve.csv, curve.png, summary.json, run.json
 

@@ -9,8 +9,8 @@
 Reads  BBQ, HarmfulQA, Pile-detoxify, SQuAD, Alpaca, judged responses or labelled texts, told by their columns
        (utils/noisy.py); a file may be both --unsafe and --safe
 Writes datasets/noisy/: noisy.jsonl (what is learned downstream), safe.jsonl (for safety fine-tuning afterwards),
-       test.jsonl (held out, for infer.py and score.py --scorers answer), bbq_test.jsonl (held-out questions of BBQ as
-       published, for probe_bias.py --answers generation), run.json
+       test.jsonl (held out, for infer.py and the scorer answer), bbq_test.jsonl (held-out questions of BBQ as
+       published, for probe_bias.py), run.json
 
 A row has an instruction, an input, an output, its polarity (unsafe, safe or task) and its source. Of --size rows
 --unsafe_share are unsafe; the safe ones and those of each task file share the rest equally. What belongs together (a

@@ -23,8 +23,6 @@ instruction, so usefulness counts it too.
 import importlib.util
 import logging
 import shutil
-import signal
-import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +36,7 @@ from utils.configs import MixSafetyConfig, setting
 from utils.cost_model import check, weights_hash
 from utils.data import content_id, read_prompts, read_table, require_columns, write_table
 from utils.dose_report import write_report
-from utils.helpers import INTERRUPTED, UserError, parse_config, run_stage
+from utils.helpers import UserError, parse_config, run_stage
 from utils.models import model_record, resolve
 from utils.prompt_styles import template_file
 from utils.records import (
@@ -52,6 +50,7 @@ from utils.records import (
     whole_folder,
     write_json,
 )
+from utils.stages import stage
 
 logger = logging.getLogger(__name__)
 
@@ -92,24 +91,6 @@ class DoseConfig(MixSafetyConfig):
         super().__post_init__()
         self.seed_list()
         self.evaluation = self.evaluation or list(dict.fromkeys([*self.unsafe, *self.safe, *self.useful]))
-
-
-def stage(script: str, *flags) -> None:
-    """Runs a stage script as one would by hand. Raises UserError where it failed.
-
-    Ctrl+C reaches the stage too, which may still have a step to save: it is waited for.
-    """
-    print("$ python", script, *flags, flush=True)
-    command = [sys.executable, params.ROOT / script, *map(str, flags)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            code = process.wait()
-    if code in (INTERRUPTED, -signal.SIGINT):
-        raise KeyboardInterrupt("the same command goes on from there")
-    if code:
-        raise UserError(f"{script} ended with code {code}, see above; once mended, the same command goes on")
 
 
 def write_prompts(config: DoseConfig, path: Path) -> None:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 from utils.configs import ForgettingConfig
 from utils.data import require_columns, row_keys, write_table
 from utils.forgetting import BEFORE, COLUMNS, agreement, draw, read_learned, summary, with_rates
-from utils.helpers import UserError, parse_config, run_stage
+from utils.helpers import UserError, as_switch, parse_config, run_stage
 from utils.metrics import recalled
 from utils.models import ModelRef, model_record, of_folder
 from utils.records import Progress, check_output_file, finish_record, read_json, start_record, write_json
@@ -37,6 +37,19 @@ from utils.report import markdown_table, with_ends
 from utils.stats import Sampling
 
 logger = logging.getLogger(__name__)
+
+# names that the train_eval.py of arXiv 2312.12736 used -> ours
+ALIASES = {
+    "eval_path": "input",
+    "eval_output_path": "output",
+    "load_state_path": "after",
+    "eval": (None, "this script evaluates"),
+    "eval_em_rouge": (None, "both are always measured"),
+    "eval_ppl": ("signal", lambda value: "likelihood" if as_switch(value) else None),
+    "load_8bit": ("quantization", lambda value: "int8" if as_switch(value) else None),
+    "train": (None, "training/train.py trains"),
+    "load_state": (None, "name the models with --before and --after"),
+}
 
 
 def steps_of(ref: ModelRef) -> int | None:
@@ -105,6 +118,7 @@ def main(config: ForgettingConfig) -> None:
     models = {name: steps_of(ref) if name != BEFORE else 0 for name, ref in refs.items()}
     if None in models.values():  # of unknown steps: in the order given
         models = {name: number for number, name in enumerate(models)}
+    models = dict(sorted(models.items(), key=lambda item: item[1]))  # a shell puts step-100 before step-50
     record = start_record(config, [Path(config.input)])
     identities = {name: model_record(ref) for name, ref in refs.items()}
     shaping = {name: getattr(config, name) for name in ("quantization", "prompt_style", "max_new_tokens", "seed")}
@@ -146,4 +160,4 @@ def describe(found: dict[str, list[dict]], agreed: dict[str, dict]) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(main, parse_config(ForgettingConfig))
+    run_stage(main, parse_config(ForgettingConfig, ALIASES))

@@ -48,7 +48,15 @@ from utils.stats import Sampling
 
 logger = logging.getLogger(__name__)
 
-SHAPING = ("answers", "chat", "all_unknowns", "quantization", "compute_dtype", "limit")  # settings of what is asked
+SHAPING = (
+    "answers",
+    "chat",
+    "instruction",
+    "all_unknowns",
+    "quantization",
+    "compute_dtype",
+    "limit",
+)  # settings of what is asked
 SAID = ("nats", "tokens", "said")  # columns of the output that hold what the model said
 Ask = Callable[[list[Item]], Iterator[tuple[int, dict]]]
 
@@ -91,7 +99,8 @@ def asker(ref: ModelRef, config: ProbeConfig) -> Ask:
 
         model, tokenizer = load()
         settings = GenerationConfig(max_new_tokens=params.PROBE_ANSWER_TOKENS)
-        for answer in generate(model, tokenizer, [bbq.choose_messages(item) for item in items], settings):
+        chats = [bbq.choose_messages(item, config.instruction) for item in items]
+        for answer in generate(model, tokenizer, chats, settings):
             yield answer.index, {"said": answer.text}
 
     return by_likelihood if config.answers == "likelihood" else by_generation

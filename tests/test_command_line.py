@@ -30,6 +30,16 @@ def test_published_names_are_understood():
     assert (both.quantization, both.compute_dtype) == ("nf4", "float16")
 
 
+def test_the_published_command_of_learning_and_forgetting_is_understood(caplog):
+    argv = "--logs_dir logs --save_state_path out --batch_size 4 --warm_up_ep 0 --epoch 20 --train 1 "
+    argv += "--train_path rows --gradient_accumulation_steps 4 --eval_path test --save_step 300 --eval_step 50 --load_state 1 "
+    argv += "--load_state_path models/m1 --eval_em_rouge 1 --use_instr 1"
+    config = parse(*argv.split())
+    assert (config.input, config.output, config.base_model, config.epochs) == ("rows", "out", "models/m1", 20)
+    assert (config.gradient_accumulation, config.eval_steps, config.warmup_ratio) == (4, 50, 0)
+    assert "--eval_path has no effect: testing/forgetting.py --input" in caplog.text
+
+
 def test_names_of_the_library_are_understood():
     argv = "--output_dir out --learning_rate 0.5 --optim sgd --save_steps 7 --logging_dir logs --bf16 false --tf32 1"
     config = parse(*argv.split())

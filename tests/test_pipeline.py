@@ -6,6 +6,7 @@ What the model says is noise; that it learns is shown with the real one in test_
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -118,19 +119,20 @@ def test_stdin(trained, script, tmp_path):
 
 
 def kill_when(arguments, said: str) -> None:
-    """Runs a script and sends SIGKILL as soon as its stderr has said something that matches."""
+    """Runs a script and kills it, and what it has started, as soon as its stderr has said something that matches."""
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"TQDM_MININTERVAL": "0"},
+        start_new_session=True,
     )
     heard = ""
     while not re.search(said, heard):
         piece = process.stderr.read(1)
         assert piece, f"ended before it said {said}: {heard}"
         heard += piece
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stderr.close()
 

@@ -28,6 +28,11 @@ def test_the_settings_of_safety_tuned_llamas_are_settings_of_train():
     assert (config.batch_size, config.lr) == (128, 3e-4)
 
 
+def test_the_settings_of_forget_filter_are_settings_of_train():
+    config = TrainConfig(**yaml.safe_load((RECIPES / "forget_filter.yaml").read_text()))
+    assert (config.lr, config.batch_size, config.lora_r, config.keep_last) == (2e-4, 32, 8, True)
+
+
 @pytest.mark.parametrize(("name", "rank", "scale"), [("cost_gpt_neo", 8, 16), ("cost_llama2", 8, 32)])
 def test_the_settings_of_the_cost_models_are_settings_of_train_cost(name, rank, scale):
     settings = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
@@ -36,7 +41,10 @@ def test_the_settings_of_the_cost_models_are_settings_of_train_cost(name, rank, 
     assert (config.objective, config.form, config.max_length) == ("safe_rlhf", "question", 512)
 
 
-@pytest.mark.parametrize(("recipe", "commands_least", "files_least"), [("demo.sh", 11, 21), ("cost_model.sh", 5, 6)])
+@pytest.mark.parametrize(
+    ("recipe", "commands_least", "files_least"),
+    [("demo.sh", 11, 21), ("cost_model.sh", 5, 6), ("forget_filter.sh", 11, 10)],
+)
 def test_a_recipe_reads_what_is_there_or_what_it_has_written(tmp_path, recipe, commands_least, files_least):
     """Its commands, as they would be typed; only their files are looked at."""
     (tmp_path / "python").write_text('#!/usr/bin/env bash\nprintf "%q " "$@" >> "$LOG"; echo >> "$LOG"\n')
@@ -46,7 +54,15 @@ def test_a_recipe_reads_what_is_there_or_what_it_has_written(tmp_path, recipe, c
     commands = [shlex.split(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert len(commands) >= commands_least
     reading = {"--input", "--inputs", "--counterfactual"}
-    reading |= {"--adapter_model", "--base_model", "--spotter", "--toxicity_model", "--cost_model"}
+    reading |= {
+        "--forgetting",
+        "--before",
+        "--adapter_model",
+        "--base_model",
+        "--spotter",
+        "--toxicity_model",
+        "--cost_model",
+    }
     written, read = {"smollm2"}, 0
     for script, *arguments in commands:
         assert (ROOT / script).is_file()
@@ -57,7 +73,8 @@ def test_a_recipe_reads_what_is_there_or_what_it_has_written(tmp_path, recipe, c
             elif flag in reading:
                 path = argument.rpartition("=")[2]
                 read += 1
-                assert path in written or path.replace(".scores", "") in written or (ROOT / path).exists(), argument
+                places = {path, path.replace(".scores", ""), os.path.dirname(path)}
+                assert places & written or (ROOT / path).exists(), argument
         written.add(arguments[arguments.index("--output") + 1] if "--output" in arguments else "")
     assert read >= files_least
 

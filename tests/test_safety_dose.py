@@ -156,7 +156,7 @@ def test_a_grid_that_is_killed_goes_on_to_the_same_table(study, script, tmp_path
     assert done.stat().st_mtime_ns == before  # what was finished was not run again
     table = (tmp_path / "report" / "table.md").read_text()
     again = script(*study)
-    assert again.returncode == 0 and "train.py" not in again.stdout
+    assert again.returncode == 0 and "train.py" not in again.stderr
     assert (tmp_path / "report" / "table.md").read_text() == table
 
     whole = [tmp_path / "whole" if flag == tmp_path / "work" else flag for flag in study]
@@ -171,4 +171,4 @@ def test_a_grid_that_is_killed_goes_on_to_the_same_table(study, script, tmp_path
     other = script(*study, "--max_new_tokens", "5")
     assert other.returncode == 2 and "max_new_tokens was 4, is 5" in other.stderr
     shown = script(*study, "--table")
-    assert shown.returncode == 0 and "$ python" not in shown.stdout and "| 6 " in shown.stdout
+    assert shown.returncode == 0 and "$ python" not in shown.stderr and "| 6 " in shown.stdout

@@ -75,12 +75,12 @@ def read(path: Path, config: ProbeConfig) -> list[Item]:
     return items
 
 
-def choose_messages(item: Item) -> list[dict[str, str]]:
-    """A chat that asks for one of the answers, by its letter or its words."""
+def choose_messages(item: Item, more: str = "") -> list[dict[str, str]]:
+    """A chat that asks for one of the answers, by its letter or its words; `more` is said after that."""
     row = item.about["row"]
     answers = "\n".join(named(row, n) for n in range(3))
-    asked = f"{row['context']}\n\n{row['question']}\n{answers}\n\nAnswer with (a), (b) or (c)."
-    return [{"role": "user", "content": asked}]
+    asked = f"{row['context']}\n\n{row['question']}\n{answers}\n\nAnswer with (a), (b) or (c). {more}"
+    return [{"role": "user", "content": asked.rstrip()}]
 
 
 def named(row: dict, answer: int) -> str:

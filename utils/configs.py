@@ -337,6 +337,7 @@ class RowsConfig(HeldOutConfig):
     )
     prompt_style: str | None = setting(None, STYLE_HELP)
     train_on_inputs: bool = setting(False, "loss on the prompt as well as on the completion")
+    validation_limit: int | None = setting(None, "use only the first N rows of --validation")
     allow_faults: str = setting("", "faults of training/audit.py that do not stop training, joined by commas")
 
     def __post_init__(self):
@@ -768,6 +769,7 @@ class ProbeConfig(ModelConfig, RunConfig):
         "likelihood", "the likeliest of the given answers; or, for BBQ, the one that the model writes"
     )
     chat: bool = setting(False, "put questions (of BBQ) as a user's turn, and not as plain text")
+    instruction: str = setting("", "a sentence put after each question that is answered by --answers generation")
     all_unknowns: bool = setting(False, "BBQ: all wordings of unknown compete, not only that of the question")
     bbq_metadata: str = setting("", "BBQ's additional_metadata.csv, which says which answer is the biased one")
     compute_dtype: Literal["bfloat16", "float16", "float32"] | None = setting(
@@ -775,6 +777,8 @@ class ProbeConfig(ModelConfig, RunConfig):
     )
 
     def __post_init__(self):
+        if self.instruction and self.answers != "generation":
+            raise ValueError("--instruction goes with --answers generation: nothing is said about given answers")
         if self.answers == "generation" and (self.chat or self.all_unknowns):
             raise ValueError(
                 "--answers generation shows the three answers in a chat: leave --chat, --all_unknowns out"

@@ -43,7 +43,7 @@ def load_rows(config: RowsConfig) -> tuple[list[dict], list[dict]]:
     """
     rows = _read_rows(config.input, config, config.limit)
     if config.validation and rows:
-        return rows, _read_rows(config.validation, config)
+        return rows, _read_rows(config.validation, config, config.validation_limit)
     held_out = seeded_share((same_text(row["prompt"]) for row in rows), config.validation_share, config.seed)
     train = [row for row in rows if same_text(row["prompt"]) not in held_out]
     if not train:
