@@ -32,8 +32,8 @@ def test_published_names_are_understood():
 
 def test_the_published_command_of_learning_and_forgetting_is_understood(caplog):
     argv = "--logs_dir logs --save_state_path out --batch_size 4 --warm_up_ep 0 --epoch 20 --train 1 "
-    argv += "--train_path rows --gradient_accumulation_steps 4 --eval_path test --save_step 300 --eval_step 50 --load_state 1 "
-    argv += "--load_state_path models/m1 --eval_em_rouge 1 --use_instr 1"
+    argv += "--train_path rows --gradient_accumulation_steps 4 --eval_path test --save_step 300 --eval_step 50 "
+    argv += "--load_state 1 --load_state_path models/m1 --eval_em_rouge 1 --use_instr 1"
     config = parse(*argv.split())
     assert (config.input, config.output, config.base_model, config.epochs) == ("rows", "out", "models/m1", 20)
     assert (config.gradient_accumulation, config.eval_steps, config.warmup_ratio) == (4, 50, 0)
