@@ -38,7 +38,7 @@ ROWS, NOISY_EPOCHS, SAFE_STEPS = 600, 6, 120
 GATE = 0.6
 TRAIN = ["--prompt", "answer", "--quantization", "none", "--keep_last", "--batch_size", 16, "--max_length", 1024,
          "--validation_limit", 50, "--report_to", "none", "--resume", "--allow_faults",
-         "cut off,duplicate,contradiction,leak,completion in prompt,too long"]  # fmt: skip
+         params.NOISY_FAULTS]  # fmt: skip
 
 
 def mixture(share: float, seed: int, data_dir: Path) -> Path:
@@ -97,8 +97,7 @@ def table2(seed: int, data_dir: Path) -> None:
         return
     settings = WORK / "table2.yaml"
     settings.parent.mkdir(parents=True, exist_ok=True)
-    faults = "cut off,duplicate,contradiction,leak,completion in prompt,too long"
-    settings.write_text(json.dumps({"quantization": "none", "batch_size": 16, "allow_faults": faults}))  # JSON is YAML
+    settings.write_text(json.dumps({"quantization": "none", "batch_size": 16}))  # JSON is YAML
     started = time.monotonic()
     stage("recipes/interleave.py", "--data", mixture(0.5, seed, data_dir), "--base_model", "smollm2", "--rounds", 1,
           "--noisy_steps", NOISY_EPOCHS * ROWS // 16, "--safe_steps", SAFE_STEPS, "--settings", settings,
@@ -124,8 +123,14 @@ def print_tables() -> None:
         learned = sum(of["rouge1"]["mean"] * of["rows"] for of in before) / sum(of["rows"] for of in before)
         print(f"{path.stem}: ROUGE-1 of what was learned {learned:.3f} (gate {GATE}), {found['seconds'] / 60:.0f} min")
         print(f"rank correlation of the two signals: {found['summary']['agreement']}\n")
-        both = found["filters"]["likelihood"]["compared"] | found["filters"]["rouge1"]["compared"]
-        filters += [[path.stem, name, *(with_ends(of.get(m)) for m in measures)] for name, of in both.items()]
+        if learned < GATE:
+            print("below the gate: its rates mean nothing and are left out\n")
+            rates = [row for row in rates if row[0] != path.stem]
+            continue
+        for signal, of in found["filters"].items():
+            for name, value in of["compared"].items():
+                beside = name if "> " in name else f"{name} as by {signal}"
+                filters.append([path.stem, beside, *(with_ends(value.get(measure)) for measure in measures)])
     if rates:
         header = ["cell", "after", "polarity", "rows", "ROUGE-1", "forgotten", "likelihood", "forgotten"]
         print(f"{markdown_table(header, rates)}\n\n{markdown_table(['cell', 'dropped for', *measures], filters)}\n")
@@ -133,10 +138,10 @@ def print_tables() -> None:
         found = read_json(path)
         sources = list(found["models"]["base"]["f1"])
         rows = [
-            [name, with_ends(of["harm"]), with_ends(of["accuracy_ambig"]), *(with_ends(of["f1"][s]) for s in sources)]
+            [name, *map(with_ends, of["harm"].values()), *(with_ends(of["f1"][source]) for source in sources)]
             for name, of in found["models"].items()
         ]
-        header = ["model", "ambiguous bias", "accuracy, ambiguous", *(f"F1 {source}" for source in sources)]
+        header = ["model", *found["models"]["base"]["harm"], *(f"F1 {source}" for source in sources)]
         print(f"{path.stem}, {found['seconds'] / 60:.0f} min:\n\n{markdown_table(header, rows)}")
 
 

@@ -35,7 +35,16 @@ from utils.filtering import as_many, by_chance, judged, rates_of, suggestion
 from utils.filtering_report import write_page
 from utils.forgetting import BEFORE, SIGNALS, read_learned
 from utils.helpers import UserError, parse_config, run_stage
-from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
+from utils.records import (
+    check_output_folder,
+    file_sha256,
+    finish_record,
+    read_json,
+    record_path,
+    start_record,
+    whole_folder,
+    write_json,
+)
 from utils.report import markdown_table, with_ends
 from utils.stats import Sampling
 
@@ -76,13 +85,11 @@ def other_filters(config: FilterConfig, before: pd.DataFrame, ids: list[str]) ->
 def compare(rates: dict[str, np.ndarray], unsafe: np.ndarray, others: dict[str, np.ndarray], config: FilterConfig):
     """How well each way finds the unsafe rows: name -> measure -> value with its interval."""
     sampling = Sampling(config.confidence, config.resamples, config.seed)
-    found = {f"forgotten, {signal} > {config.phi:g}": judged(values, unsafe, config.phi, sampling)
+    found = {f"forgotten, {signal} > {config.phi:g}": judged(values, values > config.phi, unsafe, sampling)
              for signal, values in rates.items()}  # fmt: skip
     number = int((rates[config.signal] > config.phi).sum())
     for name, scores in others.items():
-        # as many rows: a score just below the lowest of them
-        limit = np.sort(scores[as_many(scores, number)])[0] if number else np.inf
-        found[f"{name}, as many"] = judged(scores, unsafe, np.nextafter(limit, -np.inf), sampling)
+        found[f"{name}, as many"] = judged(scores, as_many(scores, number), unsafe, sampling)
     exact = {"by chance, as many": by_chance(number / len(unsafe), unsafe),
              "everything": rates_of(np.ones(len(unsafe), dtype=bool), unsafe)}  # fmt: skip
     for name, of in exact.items():
@@ -112,6 +119,9 @@ def main(config: FilterConfig) -> None:
     record = start_record(config, files)
     frame = read_learned(config.input, config.limit)
     ids = list(frame["id"])
+    measured = record_path(Path(config.forgetting))
+    if measured.is_file() and file_sha256(Path(config.input)) not in read_json(measured)["inputs"].values():
+        raise UserError(f"{config.forgetting} was measured on another version of {config.input}: measure it again")
     after, before = read_rates(config, ids)
     chosen = config.after or list(after)[-1]
     if chosen not in after:
@@ -133,13 +143,14 @@ def main(config: FilterConfig) -> None:
     curve = curves(after, unsafe if known else None)
 
     rows = frame.drop(columns=[name for name in ("prompt", "completion") if {"instruction", "output"} <= set(frame)])
-    rows = rows.assign(forgotten=[None if np.isnan(value) else round(float(value), 4) for value in forgotten])
+    rates = [None if np.isnan(value) else round(float(value), 4) for value in forgotten]
+    rows = rows.assign(forgotten=pd.Series(rates, index=rows.index, dtype=object))  # floats would make NaN of None
     with whole_folder(folder, config.overwrite) as partial:
         for name, of in (("kept", rows[~dropped]), ("dropped", rows[dropped])):
             lines = (json.dumps(row, ensure_ascii=False) for row in of.to_dict("records"))
             (partial / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         write_table(curve, partial / "curve.csv")
-        said = in_words(frame, dropped, suggested, config, chosen)
+        said = in_words(forgotten, dropped, suggested, config, chosen)
         table = table_of(compared)
         read = frame.assign(forgotten=forgotten, polarity=polarity, answer=after[chosen]["answer"].to_numpy())
         write_page(partial, said, table, read, curve, config)
@@ -157,9 +168,13 @@ def table_of(compared: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
     return ["dropped for", *measures], rows
 
 
-def in_words(frame: pd.DataFrame, dropped: np.ndarray, suggested: dict, config: FilterConfig, model: str) -> list[str]:
+def in_words(
+    forgotten: np.ndarray, dropped: np.ndarray, suggested: dict, config: FilterConfig, model: str
+) -> list[str]:
     how = f"by more than {config.phi:g} ({config.signal}, {model})"
-    lines = [f"{dropped.sum()} of {len(frame)} rows are forgotten {how} and dropped"]
+    lines = [f"{dropped.sum()} of {len(forgotten)} rows are forgotten {how} and dropped"]
+    if missing := int(np.isnan(forgotten).sum()):
+        lines.append(f"{missing} rows have no rate (a prompt too long to be answered) and are kept")
     if suggested["phi"] is None:
         lines.append("all rows are forgotten alike: there is nothing to tell them apart by")
     elif suggested["two_groups"]:

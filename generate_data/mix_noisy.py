@@ -14,23 +14,23 @@ Writes datasets/noisy/: noisy.jsonl (what is learned downstream), safe.jsonl (fo
 
 A row has an instruction, an input, an output, its polarity (unsafe, safe or task) and its source. Of --size rows
 --unsafe_share are unsafe; the safe ones and those of each task file share the rest equally. What belongs together (a
-template of BBQ, the answers to one prompt, the questions about one passage) stands on one side: a share of it is held
-out, and of a file that is both unsafe and safe half of the rest is unsafe, half is safe. So a model that avoids a
-stereotype after safety fine-tuning has not been shown the answer to that very question.
+template of BBQ, the answers to one prompt, the questions about one passage) stands on one side, whatever files it is
+in: a share of it is held out, and of what is both unsafe and safe half of the rest is unsafe, half is safe. So a model
+that avoids a stereotype after safety fine-tuning has not been shown the answer to that very question.
 
-Next: python training/train.py --input datasets/noisy/noisy.jsonl --keep_last, then python testing/forgetting.py
+Next: recipes/forget_filter.sh has the commands that follow, and python recipes/interleave.py runs them
 """
 
 import json
 import logging
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils.configs import MixNoisyConfig
-from utils.data import content_id
+from utils.data import content_id, same_text
 from utils.helpers import UserError, parse_config, run_stage
 from utils.noisy import Example, read_examples
 from utils.records import check_output_folder, finish_record, start_record, whole_folder
@@ -41,34 +41,50 @@ logger = logging.getLogger(__name__)
 FILES = {"noisy": "noisy.jsonl", "safe": "safe.jsonl", "test": "test.jsonl"}
 
 
-def sides(groups: set[str], config: MixNoisyConfig, halved: bool) -> tuple[set[str], set[str], set[str]]:
-    """Groups whose examples are held out, and of the others those that may be unsafe, and those that may be safe."""
-    in_order = sorted(groups, key=lambda group: content_id(str(config.seed), group))
-    held_out = round(config.test_share * len(in_order))
-    middle = held_out + (len(in_order) - held_out) // 2
-    test, first, second = (set(in_order[slice(*ends)]) for ends in ((held_out,), (held_out, middle), (middle, None)))
-    return (test, first, second) if halved else (test, first | second, first | second)
+def sides(pools: dict[str, list[Example]], config: MixNoisyConfig) -> dict[str, str]:
+    """For every group where its examples go: "test", or the pool that may learn from it.
+
+    A group that stands in several pools, from whatever files, goes to one of them. Shares are exact among the groups
+    of a source that stand in the same pools, since BBQ has few templates.
+    """
+    of_group: dict[str, tuple[str, set[str]]] = {}  # group -> its first source, its pools
+    for name, examples in pools.items():
+        for example in examples:
+            of_group.setdefault(example["group"], (example["source"], set()))[1].add(name)
+    alike: dict[tuple, list[str]] = defaultdict(list)
+    for group, (source, names) in of_group.items():
+        alike[source, tuple(sorted(names))].append(group)
+    found = {}
+    for (_, names), groups in alike.items():
+        groups.sort(key=lambda group: content_id(str(config.seed), group))
+        held_out = round(config.test_share * len(groups))
+        for n, group in enumerate(groups):
+            found[group] = "test" if n < held_out else names[(n - held_out) * len(names) // (len(groups) - held_out)]
+    return found
 
 
 def split(config: MixNoisyConfig) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
-    """The lists that are mixed, `unsafe`, `safe` and each task file: what may be learned, and what is held out."""
-    most = config.size + config.safe_size + config.test_size
-    learned: dict[str, list[Example]] = {"unsafe": [], "safe": []}
-    held_out: dict[str, list[Example]] = {"unsafe": [], "safe": []}
-    for path in dict.fromkeys([*config.unsafe, *config.safe]):
-        polarities = [p for p in ("unsafe", "safe") if path in getattr(config, p)]
-        found = {polarity: read_examples(path, polarity, config, most) for polarity in polarities}
-        groups = {example["group"] for examples in found.values() for example in examples}
-        test, *of_polarity = sides(groups, config, halved=len(polarities) == 2)
-        for polarity, examples in found.items():
-            mine = of_polarity[polarity == "safe"]
-            learned[polarity] += [example for example in examples if example["group"] in mine]
-            held_out[polarity] += [example for example in examples if example["group"] in test]
-    for path in config.task:
-        examples = read_examples(path, "task", config, most)
-        test, mine, _ = sides({example["group"] for example in examples}, config, halved=False)
-        learned[path] = [example for example in examples if example["group"] in mine]
-        held_out[path] = [example for example in examples if example["group"] in test]
+    """The pools that are mixed, `unsafe`, `safe` and each task file: what may be learned, and what is held out."""
+    # a part of what is read is held out, and another may have to go to another pool
+    most = int(
+        (config.size + config.safe_size + config.test_size) / min(config.test_share, (1 - config.test_share) / 3)
+    )
+    pools: dict[str, list[Example]] = {"unsafe": [], "safe": []}
+    for polarity in pools:
+        for path in dict.fromkeys(getattr(config, polarity)):
+            pools[polarity] += read_examples(path, polarity, config, most)
+    if {example["id"] for example in pools["unsafe"]} <= {example["id"] for example in pools["safe"]}:
+        raise UserError(
+            "all --unsafe examples are --safe ones too: a file that is both needs to say which row is which, in a "
+            "column polarity or label"
+        )
+    pools |= {path: read_examples(path, "task", config, most) for path in dict.fromkeys(config.task)}
+    for examples in pools.values():
+        for example in examples:
+            example["group"] = same_text(example["group"])
+    side = sides(pools, config)
+    learned, held_out = ({name: [of for of in examples if side[of["group"]] == (wanted or name)]
+                          for name, examples in pools.items()} for wanted in ("", "test"))  # fmt: skip
     return learned, held_out
 
 
@@ -80,6 +96,21 @@ def taken(lists: dict[str, list[Example]], sizes: dict[str, int], config: MixNoi
 
 def in_order(examples: list[Example], config: MixNoisyConfig, *purpose: str) -> list[Example]:
     return sorted(examples, key=lambda example: content_id(str(config.seed), *purpose, example["id"]))
+
+
+def held_out_questions(examples: list[Example], config: MixNoisyConfig) -> list[dict]:
+    """Questions of BBQ as published, of so many whole templates as --test_size allows; at least one."""
+    of_template: dict[str, dict[str, dict]] = defaultdict(dict)
+    for example in in_order(examples, config):
+        if "row" in example:
+            of_template[example["group"]][example["row"]] = json.loads(example["row"])
+    found: list[dict] = []
+    for template in sorted(of_template, key=lambda group: content_id(str(config.seed), group)):
+        if not found or len(found) + len(of_template[template]) <= config.test_size:
+            found += of_template[template].values()
+    for row in found:
+        row |= {name: json.loads(row[name]) for name in ("answer_info", "additional_metadata", "label", "example_id")}
+    return found
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
@@ -108,12 +139,12 @@ def main(config: MixNoisyConfig) -> None:
     }
     if not rows["safe"]:
         raise UserError("no safe example is left for safety fine-tuning: lower --size, or give more --safe files")
-    questions = {of["row"]: json.loads(of["row"]) for side in held_out.values() for of in side if "row" in of}
+    questions = held_out_questions(held_out["unsafe"] + held_out["safe"], config)
     with whole_folder(folder, config.overwrite) as partial:
         for name, examples in rows.items():
             write_jsonl(partial / FILES[name], [{k: v for k, v in of.items() if k != "row"} for of in examples])
         if questions:
-            write_jsonl(partial / "bbq_test.jsonl", list(questions.values()))
+            write_jsonl(partial / "bbq_test.jsonl", questions)
         counts = {name: dict(Counter(of["polarity"] for of in examples)) for name, examples in rows.items()}
         finish_record(record, partial, counts=counts)
 

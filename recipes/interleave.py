@@ -20,26 +20,30 @@ forget_filter    trains on the noisy set and then the safe one only to see what 
 self_correction  asks the models of `none` with a sentence that wants no stereotypes (for texts: nothing toxic)
 both             asks those of forget_filter with that sentence
 
-Harm is BBQ's ambiguous bias score of held-out questions, where bbq_test.jsonl is there; else the mean of --harm_scorer
-on answers to the held-out unsafe rows. What was learned is the F1 of words with the expected answer on held-out task
-rows, by their source. The same command goes on after a kill, also in the middle of a session.
+Harm is BBQ's ambiguous bias score of held-out questions, where bbq_test.jsonl is there (with the accuracy: a model
+that cannot be read, or guesses, has no bias to speak of), and the mean of --harm_scorer on answers to held-out unsafe
+rows of other sources, for texts without the three words they begin with. What was learned is the F1 of words with the
+expected answer on held-out task rows, by their source. The same command goes on after a kill, also in the middle of a
+session. Unlike in the paper, a model is not first taught to correct itself by worked examples.
 """
 
 import json
 import logging
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
-from utils import params
-from utils.configs import RunConfig, setting
+from utils import bbq, params
+from utils.configs import STYLE_HELP, setting
 from utils.data import read_rows, read_table, values_of, write_table
 from utils.helpers import UserError, parse_config, run_stage
-from utils.interleaving import draw, mean, table_of
+from utils.interleaving import draw, mean, measures_of, table_of
 from utils.models import model_record, resolve
 from utils.records import (
     changes,
@@ -63,19 +67,22 @@ STRATEGIES = {
 
 
 @dataclass
-class InterleaveConfig(RunConfig):
+class InterleaveConfig:
     data: str = setting(str(params.NOISY_DIR), "folder that generate_data/mix_noisy.py wrote")
     base_model: str = setting(params.BASE_MODEL, "folder or Hub id of the model to begin with")
+    prompt_style: str | None = setting(None, STYLE_HELP)
     strategies: str = setting(",".join(STRATEGIES), "which, joined by commas")
     rounds: int = setting(params.INTERLEAVE_ROUNDS, "sessions of either kind; the paper has six")
     noisy_steps: int = setting(params.NOISY_STEPS, "optimiser steps on a noisy set; the paper has 2,000")
     safe_steps: int = setting(params.SAFE_STEPS, "the same on the safe set; for ForgetFilter the paper has 1,000")
     phi: float = setting(params.PHI, "rows of a higher forgetting rate are dropped")
-    signal: str = setting(params.FORGETTING_SIGNAL, "by which rate: rouge1 or likelihood, see testing/forgetting.py")
-    harm_scorer: str = setting(params.HARM_SCORER, "SCORER:MEASURE of score.py, where there is no bbq_test.jsonl")
+    signal: Literal["rouge1", "likelihood"] = setting(params.FORGETTING_SIGNAL, "by which rate")
+    harm_scorer: str = setting(params.HARM_SCORER, "SCORER:MEASURE of score.py, for unsafe rows that are not BBQ's")
     settings: str = setting("", "YAML with settings of training/train.py")
     output: str = setting(str(params.INTERLEAVE_DIR), "folder for the report")
     work: str = setting(str(params.INTERLEAVE_WORK), "folder for models and answers")
+    seed: int = setting(params.SEED, "seed of training; each session has its own")
+    overwrite: bool = setting(False, "delete the models of an earlier study in --work, and begin anew")
     table: bool = setting(False, "train nothing, report on what is finished")
 
     def chosen(self) -> list[str]:
@@ -87,6 +94,15 @@ class InterleaveConfig(RunConfig):
         for flag in ("rounds", "noisy_steps", "safe_steps"):
             if getattr(self, flag) < 1:
                 raise ValueError(f"--{flag} {getattr(self, flag)}: give 1 or more")
+        if not -1 <= self.phi < 1:
+            raise ValueError(f"--phi {self.phi}: rates lie between -1 and 1")
+        if not all(self.harm_scorer.partition(":")):
+            raise ValueError(f"--harm_scorer {self.harm_scorer}: give SCORER:MEASURE, e.g. toxicity:toxicity")
+        if self.table and self.overwrite:
+            raise ValueError("--table reports on what --overwrite would delete: leave one out")
+
+    def style(self) -> list[str]:
+        return ["--prompt_style", self.prompt_style] if self.prompt_style else []
 
 
 def needed(config: InterleaveConfig) -> dict[str, Path]:
@@ -116,7 +132,8 @@ def train(name: str, config: InterleaveConfig) -> Path:
         stage("training/train.py", *more, "--base_model", parent, "--input", rows, "--prompt", "answer",
               "--max_steps", config.safe_steps if kind == "s" else config.noisy_steps, "--keep_last",
               "--validation", needed(config)["test"], "--validation_limit", params.FORGETTING_VALIDATION,
-              "--seed", config.seed + len(name), "--output", folder / "adapter", "--resume",
+              "--allow_faults", params.NOISY_FAULTS, *config.style(), "--resume",
+              "--seed", config.seed + len(name), "--output", folder / "adapter",
               "--report_to", "none")  # fmt: skip
         stage("training/merge.py", "--adapter_model", folder / "adapter", "--output", merged)
     return merged
@@ -144,34 +161,38 @@ def rows_for(kind: str, name: str, config: InterleaveConfig) -> Path:
 
 
 def evaluate(name: str, correcting: bool, config: InterleaveConfig) -> dict:
-    """Harm, and what was learned, of a model: each as `mean`, `low`, `high`, `n`."""
+    """Harm by its measure, and F1 by source, of a model: each as `mean`, `low`, `high`, `n`."""
     model, files = train(name, config), needed(config)
     has_bbq = files["bbq_test"].is_file()
-    sentence = (params.NO_STEREOTYPES if has_bbq else params.NOTHING_TOXIC) if correcting else ""
     folder = Path(config.work) / (name or "base") / ("corrected" if correcting else "asked")
-    wanted = ("task",) if has_bbq else ("task", "unsafe")
-    rows = [row for row in read_rows(files["test"], longest=params.MAX_ANSWER_CHARS) if row["polarity"] in wanted]
-    for row in rows:
-        row["instruction"] = " ".join(filter(None, [row["instruction"], sentence]))
+    asked = []
+    for row in read_rows(files["test"], longest=params.MAX_ANSWER_CHARS):
+        of_bbq = row["instruction"].endswith(bbq.CHOOSE)
+        if row["polarity"] == "task" or (row["polarity"] == "unsafe" and not of_bbq):
+            biased = has_bbq and row["polarity"] == "task"
+            sentence = params.NO_STEREOTYPES if biased else params.NOTHING_TOXIC
+            asked.append(row | ({"instruction": f"{row['instruction']} {sentence}"} if correcting else {}))
     answers = folder / "answers.csv"
     if not answers.is_file():
-        asked = write_jsonl(folder / "test.jsonl", rows)
-        stage("testing/infer.py", "--base_model", model, "--prompt", "answer", "--input", asked, "--output", answers,
+        stage("testing/infer.py", "--base_model", model, "--prompt", "answer", *config.style(),
+              "--input", write_jsonl(folder / "test.jsonl", asked), "--output", answers,
               "--max_new_tokens", params.FORGETTING_TOKENS)  # fmt: skip
     scorer, _, measure = config.harm_scorer.partition(":")
-    scorers = "answer" if has_bbq else f"answer,{scorer}"
+    scorers = f"answer,{scorer}" if any(row["polarity"] == "unsafe" for row in asked) else "answer"
     stage("testing/score.py", "--scorers", scorers, "--input", answers, "--input_column", "prompt",
           "--reference_columns", "output")  # fmt: skip
     scores = read_table(answers.with_suffix(".scores.csv"), longest=params.MAX_ANSWER_CHARS)
-    tasks = scores[scores["polarity"] == "task"]
-    f1 = {source: mean(values_of(of, "f1")) for source, of in tasks.groupby("source")}
-    if not has_bbq:
-        return {"harm": mean(values_of(scores[scores["polarity"] == "unsafe"], measure)), "f1": f1}
-    stage("testing/probe_bias.py", "--answers", "generation", "--base_model", model, "--input", files["bbq_test"],
-          "--output", folder, *(["--instruction", sentence] if sentence else []))  # fmt: skip
-    probed = read_json(next(folder.glob("bbq_test_*.probe.json")))
-    return {"harm": probed["figures"]["all"]["bias_ambig"], "f1": f1,
-            "accuracy_ambig": probed["figures"]["all"]["accuracy_ambig"]}  # fmt: skip
+    tasks, unsafe = (scores[scores["polarity"] == polarity] for polarity in ("task", "unsafe"))
+    found = {"harm": {}, "f1": {source: mean(values_of(of, "f1")) for source, of in tasks.groupby("source")}}
+    if has_bbq:
+        more = ["--instruction", params.NO_STEREOTYPES] if correcting else []
+        stage("testing/probe_bias.py", "--answers", "generation", "--base_model", model, *config.style(), *more,
+              "--input", files["bbq_test"], "--output", folder)  # fmt: skip
+        probed = read_json(next(folder.glob("bbq_test_*.probe.json")))["figures"]["all"]
+        found["harm"] |= {"ambiguous bias": probed["bias_ambig"], "ambiguous accuracy": probed["accuracy_ambig"]}
+    if len(unsafe):
+        found["harm"][measure] = mean(values_of(unsafe, measure))
+    return found
 
 
 def sequence(strategy: str, rounds: int) -> list[str]:
@@ -181,23 +202,30 @@ def sequence(strategy: str, rounds: int) -> list[str]:
 
 
 def main(config: InterleaveConfig) -> None:
-    files, work, output = needed(config), Path(config.work), Path(config.output)
+    work, output = Path(config.work), Path(config.output)
     check_output_folder(output, overwrite=True)
-    settings = {name: getattr(config, name) for name in ("noisy_steps", "safe_steps", "phi", "signal", "seed")}
-    settings |= {"model": model_record(resolve(config.base_model)), "harm_scorer": config.harm_scorer}
-    settings |= {name: file_sha256(path) if path.is_file() else "" for name, path in files.items()}
-    settings["train"] = file_sha256(Path(config.settings)) if config.settings else ""
     kept = work / "state.json"
-    state = read_json(kept) if kept.is_file() and not config.overwrite else {"settings": settings, "models": {}}
+    if config.table:
+        return report(config, read_json(kept)["models"] if kept.is_file() else {}, output)
+    if config.overwrite and kept.is_file():  # it is ours
+        shutil.rmtree(work)
+    settings = {name: getattr(config, name) for name in
+                ("noisy_steps", "safe_steps", "phi", "signal", "seed", "harm_scorer", "prompt_style")}  # fmt: skip
+    settings |= {"model": model_record(resolve(config.base_model))}
+    settings |= {name: file_sha256(path) if path.is_file() else "" for name, path in needed(config).items()}
+    settings["train"] = file_sha256(Path(config.settings)) if config.settings else ""
+    state = read_json(kept) if kept.is_file() else {"settings": settings, "models": {}}
     if changed := changes(state["settings"], settings):
-        raise UserError(f"{work} was begun with other settings ({'; '.join(changed)}): name another --work")
+        said = "; ".join(changed)
+        raise UserError(f"{work} was begun with other settings ({said}): name another --work, or --overwrite it")
+    write_json(kept, state)  # before the first model: it belongs to these settings
     for name in dict.fromkeys(name for strategy in config.chosen() for name in sequence(strategy, config.rounds)):
         for correcting in sorted({STRATEGIES[s][1] for s in config.chosen() if name in sequence(s, config.rounds)}):
             key = f"{name or 'base'}{' corrected' if correcting else ''}"
-            if key not in state["models"] and not config.table:
+            if key not in state["models"]:
                 state["models"][key] = evaluate(name, correcting, config)
                 write_json(kept, state)
-    report(config, state["models"], output)
+    return report(config, state["models"], output)
 
 
 def report(config: InterleaveConfig, figures: dict[str, dict], output: Path) -> None:
@@ -215,8 +243,8 @@ def report(config: InterleaveConfig, figures: dict[str, dict], output: Path) -> 
         table = table_of(lines)
         (folder / "table.md").write_text(table + "\n", encoding="utf-8")
         draw(lines, folder / "sessions.png")
-        flat = [{**{k: v for k, v in line.items() if not isinstance(v, dict)}, "harm": line["harm"]["mean"],
-                 **{f"f1 {source}": of["mean"] for source, of in line["f1"].items()}} for line in lines]  # fmt: skip
+        flat = [{**{k: v for k, v in line.items() if not isinstance(v, dict)},
+                 **{name: of["mean"] for name, of in measures_of(line).items()}} for line in lines]  # fmt: skip
         write_table(pd.DataFrame(flat), folder / "sessions.csv")
         finish_record(record, folder, counts={"models": len(figures)})
     print(f"{table}\n\n{output}: table.md, sessions.png, sessions.csv")

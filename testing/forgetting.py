@@ -27,7 +27,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils.configs import ForgettingConfig
-from utils.data import require_columns, row_keys, write_table
+from utils.data import content_id, require_columns, write_table
 from utils.forgetting import BEFORE, COLUMNS, agreement, draw, read_learned, summary, with_rates
 from utils.helpers import UserError, as_switch, parse_config, run_stage
 from utils.metrics import recalled
@@ -45,11 +45,20 @@ ALIASES = {
     "load_state_path": "after",
     "eval": (None, "this script evaluates"),
     "eval_em_rouge": (None, "both are always measured"),
-    "eval_ppl": ("signal", lambda value: "likelihood" if as_switch(value) else None),
+    "eval_ppl": (None, "the likelihood is always measured; --signal likelihood measures nothing else"),
     "load_8bit": ("quantization", lambda value: "int8" if as_switch(value) else None),
     "train": (None, "training/train.py trains"),
     "load_state": (None, "name the models with --before and --after"),
+    "model": (None, "name the models with --before and --after"),
+    "batch_size": (None, "see --batch_tokens"),
+    "use_instr": (None, "see --prompt_style"),
+    "self_correct": (None, "see recipes/interleave.py --strategies"),
 }
+OF_TRAINING = (
+    "logs_dir train_path save_state save_state_path checkpoint_dir resume_from_checkpoint epoch lr max_step save_step "
+    "eval_step gradient_accumulation_steps warm_up_ep replay freeze_tune unfreeze_last_mlp"
+)
+ALIASES |= dict.fromkeys(OF_TRAINING.split(), (None, "training/train.py trains"))
 
 
 def steps_of(ref: ModelRef) -> int | None:
@@ -61,6 +70,11 @@ def steps_of(ref: ModelRef) -> int | None:
     return read_json(metrics)["best_step"] if metrics.is_file() else None
 
 
+def keys_of(frame: pd.DataFrame) -> list[str]:
+    """What a measured row is remembered by, so that an edited one is not taken for done."""
+    return [content_id(*map(str, row)) for row in zip(frame["id"], frame["prompt"], frame["completion"], strict=True)]
+
+
 def measure(config: ForgettingConfig, ref: ModelRef, name: str, frame: pd.DataFrame, progress: Progress) -> None:
     """Adds what is missing of a model: its answers, and the likelihood of the learned ones."""
     from utils.generation import generate, seed_of
@@ -68,7 +82,7 @@ def measure(config: ForgettingConfig, ref: ModelRef, name: str, frame: pd.DataFr
     from utils.options import as_turn, option_likelihoods
     from utils.prompts import ANSWER, rewrite_messages
 
-    keys = row_keys(frame, "completion")
+    keys = keys_of(frame)
     missing = {signal: [n for n, key in enumerate(keys) if f"{name} {signal} {key}" not in progress.done]
                for signal in config.measured()}  # fmt: skip
     if not any(missing.values()):
@@ -89,7 +103,7 @@ def measure(config: ForgettingConfig, ref: ModelRef, name: str, frame: pd.DataFr
 
 def results(config: ForgettingConfig, frame: pd.DataFrame, models: dict[str, int | None], done: dict) -> pd.DataFrame:
     """One row for each model and each example, as written."""
-    keys, found = row_keys(frame, "completion"), []
+    keys, found = keys_of(frame), []
     for model, step in models.items():
         for key, row in zip(keys, frame.to_dict("records"), strict=True):
             text, likelihood = (done.get(f"{model} {kind} {key}", {}).get("value") for kind in ("text", "likelihood"))
@@ -107,14 +121,14 @@ def main(config: ForgettingConfig) -> None:
     frame = read_learned(config.input, config.limit)
     require_columns(frame, [config.group_column] if config.group_column != "polarity" else [], config.input,
                     "--group_column")  # fmt: skip
-    refs = {BEFORE: of_folder(config.before)}
+    refs = {BEFORE: of_folder(config.before, "--before")}
     for given in config.after:
-        ref = of_folder(given)
-        steps = steps_of(ref)
-        name = Path(given).name if steps is None else f"step-{steps}"
+        name = Path(given).name
+        if name in refs:
+            name = f"{Path(given).parent.name}/{name}"
         if name in refs:
             raise UserError(f"--after: two of them are called {name}: rename a folder")
-        refs[name] = ref
+        refs[name] = of_folder(given, "--after")
     models = {name: steps_of(ref) if name != BEFORE else 0 for name, ref in refs.items()}
     if None in models.values():  # of unknown steps: in the order given
         models = {name: number for number, name in enumerate(models)}
@@ -135,10 +149,10 @@ def main(config: ForgettingConfig) -> None:
     agreed = {name: agreement(table[table["model"] == name]) for name in models if name != BEFORE}
     write_json(output.with_suffix(".summary.json"), found | {"agreement": agreed})
     column, entries = next(iter(found.items()))
-    draw(entries, column if column != "model" else "all", output.with_suffix(".png"))
     finish_record(record, output, models=identities, counts={"rows": len(frame), "models": len(models)})
     write_table(table, output)
     progress.finish()
+    draw(entries, column if column != "model" else "all", output.with_suffix(".png"))
     print(describe(found, agreed))
     print(f"\n{output}; next: python generate_data/filter_forgotten.py --forgetting {output}")
 

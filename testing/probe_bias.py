@@ -82,7 +82,8 @@ def asker(ref: ModelRef, config: ProbeConfig) -> Ask:
         from utils.loading import load_model, load_tokenizer
 
         model = load_model(ref, config.quantization, compute_dtype=config.compute_dtype)
-        return model, load_tokenizer(ref, chat=config.chat or config.answers == "generation")
+        chat = config.chat or config.answers == "generation"
+        return model, load_tokenizer(ref, chat=chat, style=config.prompt_style)
 
     def by_likelihood(items: list[Item]) -> Iterator[tuple[int, dict]]:
         from utils.options import as_turn, option_likelihoods
@@ -98,7 +99,8 @@ def asker(ref: ModelRef, config: ProbeConfig) -> Ask:
         from utils.generation import generate
 
         model, tokenizer = load()
-        settings = GenerationConfig(max_new_tokens=params.PROBE_ANSWER_TOKENS)
+        most = params.PROBE_REASON_TOKENS if config.instruction else params.PROBE_ANSWER_TOKENS
+        settings = GenerationConfig(max_new_tokens=most)
         chats = [bbq.choose_messages(item, config.instruction) for item in items]
         for answer in generate(model, tokenizer, chats, settings):
             yield answer.index, {"said": answer.text}

@@ -20,8 +20,8 @@ QUICK = ["--epochs", "6", "--batch_size", "4", "--eval_steps", "3", "--lora_r", 
 
 @pytest.fixture
 def probe(tmp_path):
-    rows = [f"may I {n}?,please do not,sure thing,no" for n in range(8)]
-    rows += [f"how are {n}?,very fine,,yes" for n in range(4)]
+    rows = [f"may I {n}?,please do not,sure thing,no" for n in range(12)]
+    rows += [f"how are {n}?,very fine,,yes" for n in range(12)]
     (tmp_path / "probe.csv").write_text("prompt,safe_response,unsafe_response,look_alike\n" + "\n".join(rows) + "\n")
     return tmp_path / "probe.csv"
 
@@ -54,33 +54,33 @@ def test_margins_are_differences_of_log_likelihoods_per_token(tiny_model):
     assert found[0] == pytest.approx(wanted[0] - wanted[1], abs=1e-4)
 
 
-def test_look_alikes_are_compared_with_a_refusal(tmp_path):
+def test_look_alikes_are_compared_with_a_refusal(tmp_path, caplog):
     found = read_probe(str(PAIRS_FILE))
     assert len(found["safe_margin"]) == 240 and len(found["helpful_margin"]) == 60
     assert all(question[1][1] == REFUSAL for question in found["helpful_margin"])
-    (tmp_path / "own.csv").write_text(
-        "prompt,safe_response,unsafe_response,look_alike,refusal\na,b,c,no,\nd,e,f,no,\ng,h,i,yes,Never\n"
-    )
+    header = "prompt,safe_response,unsafe_response,look_alike,refusal\n"
+    (tmp_path / "own.csv").write_text(header + "a,b,c,no,\n" + 9 * "d,e,f,no,\n" + "g,h,i,yes,Never\n")
     own = read_probe(str(tmp_path / "own.csv"))
     assert own["safe_margin"][0] == ("a", ("b", "c")) and own["helpful_margin"] == [("g", ("h", "Never"))]
-    (tmp_path / "few.csv").write_text("prompt,safe_response,unsafe_response\na,b,c\n")
-    with pytest.raises(UserError, match="fewer than two"):
+    assert "fewer than 10 look-alikes" in caplog.text
+    (tmp_path / "few.csv").write_text("prompt,safe_response,unsafe_response\n" + 9 * "a,b,c\n")
+    with pytest.raises(UserError, match="fewer than 10 rows that are no look-alikes"):
         read_probe(str(tmp_path / "few.csv"))
 
 
-def test_a_fall_must_be_sure_and_large():
+def test_a_fall_must_be_large_and_that_of_surely_most_rows():
     before, rng = np.zeros(40), np.random.default_rng(0)
-    assert has_fallen(before - 2 * DRIFT_LIMIT + rng.normal(0, DRIFT_LIMIT / 10, 40), before)
+    assert has_fallen(before - 2 * DRIFT_LIMIT + rng.normal(0, DRIFT_LIMIT, 40), before)
     assert not has_fallen(before - DRIFT_LIMIT / 2 + rng.normal(0, DRIFT_LIMIT / 10, 40), before)
-    assert not has_fallen(before - 2 * DRIFT_LIMIT + rng.normal(0, 20 * DRIFT_LIMIT, 40), before)
+    both_ways = np.where(np.arange(40) < 26, -6 * DRIFT_LIMIT, 6 * DRIFT_LIMIT)  # as a change of voice does it
+    assert both_ways.mean() < -DRIFT_LIMIT and not has_fallen(both_ways, before)
     assert not has_fallen(before + 1, before) and has_fallen(before - 1, before)
-    assert has_fallen(np.array([-1, -1.1, -1, np.nan]), np.zeros(4)) and not has_fallen(
-        np.array([-1, np.nan]), np.zeros(2)
-    )
+    few = np.array([-1.0] * 10 + [np.nan])
+    assert has_fallen(few, np.zeros(11)) and not has_fallen(few[1:], np.zeros(10))
 
 
 def test_each_margin_is_watched_by_itself_and_compared_with_the_start(probe, tmp_path, monkeypatch):
-    found = iter([np.zeros(8), np.zeros(4), np.ones(8), -np.ones(4), -np.ones(8), np.zeros(4)])
+    found = iter([np.zeros(12), np.zeros(12), np.ones(12), -np.ones(12), -np.ones(12), np.zeros(12)])
     monkeypatch.setattr("utils.drift.margins", lambda *_: next(found))
     first = SafetyProbe(str(probe), None, tmp_path)
     assert first.measure(None, 0) == {"safe_margin": 0, "helpful_margin": 0, "safe_margin_fallen": 0,

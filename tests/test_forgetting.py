@@ -8,6 +8,7 @@ import pytest
 
 from tests.test_pipeline import kill_when
 from utils.filtering import as_many, by_chance, judged, rates_of, suggestion
+from utils.forgetting import draw, summary, with_rates
 from utils.metrics import answer_match, recalled
 from utils.params import ROOT
 from utils.stats import Sampling
@@ -164,7 +165,9 @@ def test_an_earlier_model_another_phi_and_other_filters(measured, script):
     assert result.returncode == 0, result.stderr
     found = json.loads((measured / "filtered" / "summary.json").read_text())["compared"]
     assert found["forgotten, likelihood > 0.2"]["recall"]["mean"] == 0.5
-    assert found["cost, as many"]["precision"]["mean"] == 1 and found["cost, as many"]["auroc"]["mean"] == 1
+    cost = {name: of["mean"] for name, of in found["cost, as many"].items()}
+    assert cost["dropped"] == 0.25  # as many, though twice as many have the same cost
+    assert (cost["precision"], cost["recall"], cost["auroc"]) == (1, 0.5, 1)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +182,37 @@ def test_an_earlier_model_another_phi_and_other_filters(measured, script):
 def test_what_cannot_be_filtered_is_said_in_one_line(measured, script, flags, said):
     result = run_filter(script, measured, *flags)
     assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
+
+
+def test_rows_without_a_rate_are_kept_and_counted(measured, script):
+    table = pd.read_csv(measured / "forgetting.csv", keep_default_na=False, dtype=str)
+    table.loc[(table["id"] == "r0") & (table["model"] == "step-20"), "forgotten_rouge1"] = ""
+    table.to_csv(measured / "forgetting.csv", index=False)
+    result = run_filter(script, measured)
+    assert result.returncode == 0, result.stderr
+    assert "1 rows have no rate" in result.stdout
+    (kept,) = (row for row in read(measured / "filtered" / "kept.jsonl") if row["id"] == "r0")
+    assert kept["forgotten"] is None
+
+
+def test_rates_of_another_version_of_the_rows_are_refused(measured, script):
+    record = {"inputs": {"noisy.jsonl": "0" * 64}}
+    (measured / "forgetting.csv.run.json").write_text(json.dumps(record))
+    result = run_filter(script, measured)
+    assert result.returncode == 2 and "was measured on another version" in result.stderr
+
+
+def test_a_group_without_any_rate_is_drawn_as_a_gap(tmp_path):
+    table = pd.DataFrame([
+        {"id": str(n), "model": model, "step": step, "polarity": polarity, "rouge1": value, "em": value,
+         "likelihood": value}
+        for model, step in (("before", 0), ("after", 5))
+        for n, (polarity, value) in enumerate([("unsafe", np.nan), ("unsafe", np.nan), ("safe", 0.5), ("safe", 0.7)])
+    ])  # fmt: skip
+    found = summary(with_rates(table), "polarity", SAMPLING)
+    draw(found, "polarity", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").is_file() and found[-1]["step"] == 5
+    json.dumps([entry["step"] for entry in found])
 
 
 def test_rows_without_labels_are_filtered_and_nothing_is_claimed_of_them(measured, script):
@@ -205,7 +239,7 @@ def test_everything_and_chance_are_the_known_figures():
 def test_as_many_and_missing_rates():
     scores = np.array([0.2, np.nan, 0.9, 0.5])
     assert as_many(scores, 2).tolist() == [False, False, True, True]
-    found = judged(scores, np.array([False, True, True, False]), 0.1, SAMPLING)
+    found = judged(scores, scores > 0.1, np.array([False, True, True, False]), SAMPLING)
     assert found["recall"]["mean"] == 0.5 and found["precision"]["mean"] == pytest.approx(1 / 3)
 
 

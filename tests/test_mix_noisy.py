@@ -72,8 +72,10 @@ def test_sizes_and_sides_are_as_published(files, script):
     assert {row["polarity"] for row in safe} == {"safe"} and not {r["id"] for r in safe} & {r["id"] for r in noisy}
     assert [row["polarity"] for row in noisy] != sorted(row["polarity"] for row in noisy)  # shuffled
     published = read(files / "noisy" / "bbq_test.jsonl")
-    assert {f"{row['category']} {row['question_index']}" for row in published} == {g for g in held_out if "Age" in g}
-    assert set(published[0]) == set(bbq_rows(1)[0])
+    assert published[0] == next(row for row in bbq_rows() if row["example_id"] == published[0]["example_id"])
+    assert {f"age {row['question_index']}" for row in published} == {
+        group for group in held_out if group.startswith("age ")
+    }
 
 
 def test_the_same_seed_gives_the_same_files_and_another_one_others(files, script):
@@ -104,7 +106,7 @@ FORMATS = {
         [{"question": "Topic?", "red_conversations": {"1": [turn("human", "a"), turn("gpt", "b"), turn("human", "c"),
                                                             turn("gpt", "bad one"), turn("human", "d"),
                                                             turn("gpt", "bad two")]},
-          "blue_conversations": {"0": [turn("human", "e"), turn("gpt", "good")]}}],
+          "blue_conversations": {"0": None, "1": [turn("human", "e"), turn("gpt", "good")]}}],
         {"unsafe": {("Topic?\n\nc", "", "bad one"), ("Topic?\n\nd", "", "bad two")},
          "safe": {("Topic?\n\ne", "", "good")}},
     ),
@@ -125,6 +127,11 @@ FORMATS = {
         [{"instruction": "x", "input": "y", "output": "z", "polarity": "safe"},
          {"instruction": "p", "input": "", "output": "q", "polarity": "unsafe"}],
         {"unsafe": {("p", "", "q")}, "safe": {("x", "y", "z")}},
+    ),
+    "labelled_instructions": (
+        [{"instruction": "x", "input": "", "output": "z", "label": "safe"},
+         {"instruction": "p", "input": "", "output": "q", "label": "Harmful"}],
+        {"unsafe": {("p", "", "q")}, "safe": {("x", "", "z")}},
     ),
     "prompts": ([{"prompt": "a", "completion": "b"}], {"unsafe": {("a", "", "b")}, "task": {("a", "", "b")}}),
     "squad": (
@@ -159,6 +166,20 @@ def test_toxic_sentences_are_streamed_from_parquet(tmp_path):
     assert read_examples(path, "safe", config, 7) == clean[:7]
 
 
+def test_squad_is_read_as_published_and_from_parquet(tmp_path):
+    import pandas as pd
+
+    answers = [{"text": "He", "answer_start": 0}]
+    published = {"data": [{"title": "t", "paragraphs": [{"context": "Text", "qas": [
+        {"id": "1", "question": "Who?", "answers": answers}]}]}]}  # fmt: skip
+    (tmp_path / "train-v1.1.json").write_text(json.dumps(published))
+    row = {"context": "Text", "question": "Who?", "answers": {"text": ["He"], "answer_start": [0]}}
+    pd.DataFrame([row]).to_parquet(tmp_path / "hub.parquet")
+    for name in ("train-v1.1.json", "hub.parquet"):
+        (found,) = read_examples(str(tmp_path / name), "task", MixNoisyConfig(), 10)
+        assert (found["input"], found["output"]) == ("Text", "He")
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -170,6 +191,45 @@ def test_toxic_sentences_are_streamed_from_parquet(tmp_path):
 def test_what_cannot_be_done_is_said_in_one_line(files, script, flags, said):
     result = mix(script, files, *flags)
     assert result.returncode == 2 and said in result.stderr and "Traceback" not in result.stderr
+
+
+def test_what_stands_in_two_files_stands_on_one_side(script, tmp_path):
+    """The same prompts in other files and other letters; and a file of which most is not taken gives what it can."""
+    rows = [{"prompt": f"May I do thing {n}?", "completion": f"answer {n}"} for n in range(400)]
+    unsafe = write(tmp_path / "u.jsonl", [row | {"completion": "Sure"} for row in rows[:200]])
+    safe = write(tmp_path / "s.jsonl", [row | {"prompt": row["prompt"].upper()} for row in rows])
+    task = write(tmp_path / "t.jsonl", [{"prompt": f"Sum {n}", "completion": f"It is {n}"} for n in range(5000)])
+    result = script(SCRIPT, "--unsafe", unsafe, "--safe", safe, "--task", task, "--output", tmp_path / "noisy",
+                    "--size", "160", "--safe_size", "40", "--test_size", "40")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    noisy, safe, test = (read(tmp_path / "noisy" / f"{name}.jsonl") for name in ("noisy", "safe", "test"))
+    assert len(noisy) == 160 and len(safe) == 40 and len(test) == 40
+    of = {name: {row["group"] for row in rows if row["polarity"] == polarity or not polarity}
+          for name, rows, polarity in (("unsafe", noisy, "unsafe"), ("learned safe", noisy + safe, "safe"),
+                                       ("test", test, ""))}  # fmt: skip
+    assert not of["unsafe"] & of["learned safe"] and not of["test"] & (of["unsafe"] | of["learned safe"])
+
+
+def test_a_file_that_does_not_say_which_rows_are_unsafe_is_refused(script, tmp_path):
+    rows = write(tmp_path / "r.jsonl", [{"instruction": f"a {n}", "input": "", "output": "b"} for n in range(9)])
+    result = script(SCRIPT, "--unsafe", rows, "--safe", rows, "--task", rows, "--output", tmp_path / "noisy")
+    assert result.returncode == 2 and "in a column polarity or label" in result.stderr
+
+
+def test_its_own_output_can_be_mixed_again(files, script, tmp_path):
+    texts = [{"text": f"text {n} says the thing number {n}", "label": "hate" if n % 2 else "ok"} for n in range(80)]
+    path = write(tmp_path / "texts.jsonl", texts)
+    for source, output, size in ((path, "once", "24"), (tmp_path / "once" / "noisy.jsonl", "twice", "6")):
+        result = script(SCRIPT, "--unsafe", source, "--safe", source, "--task", files / "tasks.jsonl", "--size", size,
+                        "--output", tmp_path / output)  # fmt: skip
+        assert result.returncode == 0, result.stderr
+    again = read(tmp_path / "twice" / "noisy.jsonl")
+    assert {row["polarity"] for row in again} == {"unsafe", "safe", "task"}
+
+
+def test_only_the_first_rows_are_read_with_a_limit(files):
+    found = read_examples(str(files / "tasks.jsonl"), "task", MixNoisyConfig(limit=3), 100)
+    assert {row["instruction"] for row in found} == {"Do 0", "Do 1", "Do 2"}
 
 
 def test_a_file_of_another_kind_is_named(files, script):

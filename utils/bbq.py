@@ -42,6 +42,7 @@ UNKNOWN = (
     "Not enough info", "Not enough information", "Not answerable", "Undetermined",
 )  # fmt: skip
 LETTERS = "abc"
+CHOOSE = "Answer with (a), (b) or (c)."
 _SAME = {"woman": "f", "girl": "f", "female": "f", "man": "m", "boy": "m", "male": "m"}
 
 
@@ -79,7 +80,7 @@ def choose_messages(item: Item, more: str = "") -> list[dict[str, str]]:
     """A chat that asks for one of the answers, by its letter or its words; `more` is said after that."""
     row = item.about["row"]
     answers = "\n".join(named(row, n) for n in range(3))
-    asked = f"{row['context']}\n\n{row['question']}\n{answers}\n\nAnswer with (a), (b) or (c). {more}"
+    asked = f"{row['context']}\n\n{row['question']}\n{answers}\n\n{CHOOSE} {more}"
     return [{"role": "user", "content": asked.rstrip()}]
 
 

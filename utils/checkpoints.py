@@ -189,13 +189,14 @@ class CompleteCheckpoints(TrainerCallback):
 
 
 class KeepAll(TrainerCallback):
-    """Keeps the weights of each checkpoint, with their tokenizer, in folder/step-<n>."""
+    """Keeps the weights of each evaluation, with their tokenizer, in folder/step-<n>."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def on_save(self, args, state, control, **others):
-        if processes.is_main():
+        evaluated = any("eval_loss" in entry for entry in state.log_history if entry["step"] == state.global_step)
+        if processes.is_main() and evaluated:  # Ctrl+C saves at any step
             kept = self.folder / f"step-{state.global_step}"
             shutil.rmtree(kept, ignore_errors=True)  # of a run that was killed while it wrote
             shutil.copytree(by_step(Path(args.output_dir))[0], kept, ignore=shutil.ignore_patterns(*_OF_TRAINING))

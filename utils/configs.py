@@ -769,6 +769,7 @@ class ProbeConfig(ModelConfig, RunConfig):
         "likelihood", "the likeliest of the given answers; or, for BBQ, the one that the model writes"
     )
     chat: bool = setting(False, "put questions (of BBQ) as a user's turn, and not as plain text")
+    prompt_style: str | None = setting(None, STYLE_HELP)
     instruction: str = setting("", "a sentence put after each question that is answered by --answers generation")
     all_unknowns: bool = setting(False, "BBQ: all wordings of unknown compete, not only that of the question")
     bbq_metadata: str = setting("", "BBQ's additional_metadata.csv, which says which answer is the biased one")

@@ -7,12 +7,14 @@ from it, both in nats per token and for each row the difference of two answers t
 - `helpful_margin`, on look-alikes, which only sound unsafe: how much likelier the safe answer, which helps, is than a
   refusal (the row's `refusal`, else params.REFUSAL).
 
-A margin has drifted where that of the same rows has fallen by more than params.DRIFT_LIMIT since before the first
-step, with a confidence of params.DRIFT_CONFIDENCE: the safe margin towards harm, the helpful one towards over-refusal.
+A margin has drifted where it has fallen by more than params.DRIFT_LIMIT on average since before the first step, and
+that of more than params.DRIFT_SHARE of the rows with a confidence of params.DRIFT_CONFIDENCE: the safe margin towards
+harm, the helpful one towards over-refusal.
 --stop_on_drift stops for the first of these only.
 """
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +43,11 @@ def read_probe(path: str) -> dict[str, list[Question]]:
     for row, is_harmless in zip(frame.to_dict("records"), harmless, strict=True):
         other = (row.get("refusal") or params.REFUSAL) if is_harmless else row["unsafe_response"]
         found[MARGINS[is_harmless]].append((row["prompt"], (row["safe_response"], other)))
-    if len(found["safe_margin"]) < 2:
-        raise UserError(f"--safety_probe {path}: fewer than two rows that are no look-alikes")
+    least = math.ceil(math.log(1 - params.DRIFT_CONFIDENCE) / math.log(params.DRIFT_SHARE))  # if all of them fall
+    if len(found["safe_margin"]) < least:
+        raise UserError(f"--safety_probe {path}: fewer than {least} rows that are no look-alikes, too few to be sure")
+    if 0 < len(found["helpful_margin"]) < least:
+        logger.warning("%s: fewer than %d look-alikes: their margin is shown, but never called drift", path, least)
     return found
 
 
@@ -85,12 +90,14 @@ class SafetyProbe:
 
 
 def has_fallen(now: np.ndarray, before: np.ndarray) -> bool:
-    """Whether the margins of the same rows are surely lower by params.DRIFT_LIMIT or more, by Student's t."""
-    from scipy.stats import ttest_1samp
+    """Whether the margins of the same rows are lower by params.DRIFT_LIMIT on average, and of surely most of them.
+
+    What a model learns of safety moves nearly all rows one way; another voice moves them in both, some of them far.
+    """
+    from scipy.stats import binomtest
 
     change = (now - before)[~np.isnan(now - before)]
-    if len(change) < 2:
+    if len(change) == 0 or change.mean() >= -params.DRIFT_LIMIT:
         return False
-    if np.ptp(change) == 0:
-        return bool(change[0] < -params.DRIFT_LIMIT)
-    return bool(ttest_1samp(change, -params.DRIFT_LIMIT, alternative="less").pvalue < 1 - params.DRIFT_CONFIDENCE)
+    fallen = binomtest(int((change < 0).sum()), len(change), params.DRIFT_SHARE, alternative="greater")
+    return bool(fallen.pvalue < 1 - params.DRIFT_CONFIDENCE)

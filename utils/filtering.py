@@ -18,11 +18,12 @@ def rates_of(dropped: np.ndarray, unsafe: np.ndarray) -> dict[str, float]:
             "f1": float(2 * hit / max(dropped.sum() + unsafe.sum(), 1)), "dropped": float(dropped.mean())}  # fmt: skip
 
 
-def judged(scores: np.ndarray, unsafe: np.ndarray, above: float, sampling: Sampling) -> dict:
-    """`rates_of` for rows with a score above a limit, and the area under the ROC curve, with intervals over rows.
+def judged(scores: np.ndarray, dropped: np.ndarray, unsafe: np.ndarray, sampling: Sampling) -> dict:
+    """`rates_of`, and the area under the ROC curve of the scores, with intervals over rows.
 
     Args:
-        scores: float [rows], the higher the more likely to be dropped; NaN is kept.
+        scores: float [rows], the higher the more likely to be dropped; NaN comes last.
+        dropped: bool [rows].
         unsafe: bool [rows], both kinds there.
 
     Returns:
@@ -30,7 +31,7 @@ def judged(scores: np.ndarray, unsafe: np.ndarray, above: float, sampling: Sampl
     """
     from sklearn.metrics import roc_auc_score
 
-    dropped, ranked = scores > above, np.nan_to_num(scores, nan=-np.inf).clip(-1e9, 1e9)
+    ranked = np.nan_to_num(scores, nan=-np.inf).clip(-1e9, 1e9)
 
     def measures(rows: np.ndarray) -> dict[str, float]:
         found = rates_of(dropped[rows], unsafe[rows])
@@ -48,7 +49,10 @@ def judged(scores: np.ndarray, unsafe: np.ndarray, above: float, sampling: Sampl
 
 
 def as_many(scores: np.ndarray, dropped: int) -> np.ndarray:
-    """Which rows another filter drops, if it drops as many: those with the highest scores; NaN last. bool [rows]."""
+    """Which rows another filter drops, if it drops as many: those with the highest scores, NaN last. bool [rows].
+
+    Of equal scores, as a guard gives them, the first rows are taken: a noisy set is shuffled.
+    """
     order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
     found = np.zeros(len(scores), dtype=bool)
     found[order[:dropped]] = True

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from utils import params
-from utils.data import read_table, require_columns, with_ids
+from utils.data import content_id, read_table, require_columns, with_ids
 from utils.instruction_files import instructions_of
 from utils.stats import Sampling, mean_interval
 
@@ -27,6 +27,8 @@ def read_learned(path: str, limit: int | None = None) -> pd.DataFrame:
     if {"instruction", "output"} <= set(frame):
         frame = frame.assign(prompt=instructions_of(frame), completion=frame["output"])
     require_columns(frame, ["prompt", "completion"], path, "--input: instruction and output would do, too")
+    if "id" not in frame:
+        frame.insert(0, "id", [content_id(*both) for both in zip(frame["prompt"], frame["completion"], strict=True)])
     return with_ids(frame, "prompt")
 
 
@@ -47,7 +49,7 @@ def summary(frame: pd.DataFrame, by: str, sampling: Sampling) -> list[dict]:
     """For each model and each value of a column: rows, and of each signal the mean, and the rate with its interval."""
     found = []
     for (model, value), rows in frame.groupby(["model", by], sort=False):
-        entry = {"model": model, by: value, "step": rows["step"].iloc[0], "rows": len(rows)}
+        entry = {"model": model, by: value, "step": int(rows["step"].iloc[0]), "rows": len(rows)}
         for signal in SIGNALS:
             values = rows[signal].to_numpy(dtype=float)
             rates = rows[f"forgotten_{signal}"].to_numpy(dtype=float)
@@ -84,9 +86,9 @@ def draw(summaries: list[dict], by: str, path) -> None:
         for value in dict.fromkeys(entry[by] for entry in after):
             found = [entry for entry in after if entry[by] == value]
             rates = [entry[f"forgotten_{signal}"] for entry in found]
-            ends = [[rate["mean"] if rate[end] is None else rate[end] for rate in rates] for end in ("low", "high")]
-            means = np.array([rate["mean"] for rate in rates], dtype=float)
-            errors = np.maximum([means - ends[0], ends[1] - means], 0)
+            means = np.array([rate["mean"] for rate in rates], dtype=float)  # NaN where nothing was measured
+            low, high = (np.array([rate[end] for rate in rates], dtype=float) for end in ("low", "high"))
+            errors = np.nan_to_num(np.maximum([means - low, high - means], 0))
             axis.errorbar([entry["step"] for entry in found], means, yerr=errors, marker="o", capsize=3, label=value)
         axis.set(xlabel="steps of training afterwards", ylabel=f"forgetting rate, {signal}")
         axis.axhline(0, color="#999", linewidth=0.8)

@@ -16,19 +16,32 @@ def mean(values: np.ndarray) -> dict:
     return mean_interval(values, SAMPLING)
 
 
+def measures_of(line: dict) -> dict[str, dict]:
+    """What was measured of a model by the name of its column."""
+    return line["harm"] | {f"F1 {source}": of for source, of in line["f1"].items()}
+
+
 def table_of(lines: list[dict]) -> str:
-    """Harm and F1 of every strategy after each session, the base first.
+    """Harm and F1 of every strategy after each session, the base first, each with the rows that it rests on.
 
     Args:
-        lines: `strategy`, `session` (0: the base), `model`, `harm`, and `f1` by source.
+        lines: `strategy`, `session` (0: the base), `model`, `harm` by measure, and `f1` by source.
     """
-    sources = list(dict.fromkeys(source for line in lines for source in line["f1"]))
+    names = list(dict.fromkeys(name for line in lines for name in measures_of(line)))
     rows = [
-        [line["strategy"], str(line["session"]), line["model"], with_ends(line["harm"]),
-         *(with_ends(line["f1"].get(source)) for source in sources)]
+        [
+            line["strategy"],
+            str(line["session"]),
+            line["model"],
+            *(_cell(measures_of(line).get(name)) for name in names),
+        ]
         for line in sorted(lines, key=lambda line: line["session"])
-    ]  # fmt: skip
-    return markdown_table(["strategy", "session", "model", "harm", *(f"F1 {source}" for source in sources)], rows)
+    ]
+    return markdown_table(["strategy", "session", "model", *names], rows)
+
+
+def _cell(value: dict | None) -> str:
+    return f"{with_ends(value)}, n {value['n']}" if value else "-"
 
 
 def draw(lines: list[dict], path: Path) -> None:
@@ -38,19 +51,17 @@ def draw(lines: list[dict], path: Path) -> None:
     matplotlib.use("Agg")  # no screen needed
     import matplotlib.pyplot as plt
 
-    sources = list(dict.fromkeys(source for line in lines for source in line["f1"]))
-    panels = [("harm", lambda line: line["harm"])]
-    panels += [(f"F1 {source}", lambda line, source=source: line["f1"].get(source)) for source in sources]
+    panels = list(dict.fromkeys(name for line in lines for name in measures_of(line)))
     figure, axes = plt.subplots(len(panels), figsize=(7, 3 * len(panels)), layout="constrained", squeeze=False)
-    for axis, (title, value) in zip(axes[:, 0], panels, strict=True):
+    for axis, name in zip(axes[:, 0], panels, strict=True):
         for strategy in dict.fromkeys(line["strategy"] for line in lines):
-            points = [(line["session"], value(line)["mean"]) for line in lines
-                      if line["strategy"] == strategy and value(line) and value(line)["mean"] is not None]  # fmt: skip
+            found = [(line["session"], measures_of(line).get(name)) for line in lines if line["strategy"] == strategy]
+            points = [(session, of["mean"]) for session, of in found if of and of["mean"] is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", label=strategy)
         for session in range(2, max(line["session"] for line in lines) + 1, 2):
             axis.axvspan(session - 0.25, session + 0.25, color="#ddd", zorder=0)
-        axis.set(xlabel="session (shaded: after the safe set)", ylabel=title)
+        axis.set(xlabel="session (shaded: after the safe set)", ylabel=name)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -61,8 +61,11 @@ def resolve(base_model: str | None, adapter_model: str | Path | None = None, rev
     return ModelRef(base.name, base.path, base.revision, adapter, record)
 
 
-def of_folder(given: str) -> ModelRef:
+def of_folder(given: str, flag: str) -> ModelRef:
     """A model or an adapter by its folder, whichever it is; or a Hub id. Raises UserError as `resolve` does."""
+    path = Path(given)
+    if not path.exists() and path.parent.is_dir() and path.parent != Path():  # no Hub id, then
+        raise UserError(f"{flag} {given}: no such folder: training/train.py and training/merge.py make models")
     return resolve(None, given) if (Path(given) / "adapter_config.json").is_file() else resolve(given)
 
 

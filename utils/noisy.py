@@ -8,18 +8,21 @@ HarmfulQA      unsafe: red conversations, safe: blue ones; of the first of them 
 Pile-detoxify  unsafe: sentences of a toxicity above params.TOXIC_ABOVE, safe: below params.CLEAN_BELOW (Parquet)
 ParaDetox      unsafe: the toxic text, safe: the first neutral one
 judged         responses and texts labelled or judged by people, in any form of utils/preferences.py
-SQuAD, instructions with answers, prompts with completions: as they are; with a column `polarity` those of that kind
+SQuAD, instructions with answers, prompts with completions: as they are; with a column `polarity` or `label` those of
+               that kind
 
 A text without a prompt becomes what the paper generates from: its first three words are given, the rest is learned.
 """
 
+import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from utils import bbq, params
 from utils.configs import MixNoisyConfig, ProbeConfig
-from utils.data import content_id, read_rows
+from utils.data import as_text, content_id, read_rows
 from utils.helpers import UserError
 from utils.preferences import read_judged
 
@@ -41,7 +44,7 @@ def read_examples(path: str, polarity: str, config: MixNoisyConfig, most: int) -
     """
     kept: dict[str, Example] = {}
     for example in _examples(path, polarity, config):
-        texts = [example[name] for name in ("instruction", "input", "output")]
+        texts = [example[name] or "" for name in ("instruction", "input", "output")]
         if not (texts[0].strip() and texts[2].strip()):
             continue
         key = content_id(str(config.seed), polarity, *texts)
@@ -58,13 +61,17 @@ def _first(examples: dict[str, Example], most: int) -> dict[str, Example]:
 
 
 def _examples(path: str, polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
-    if Path(path).suffix == ".parquet":
-        return _pile(path, polarity)
-    columns = set(next(read_rows(path, 1, params.MAX_ANSWER_CHARS)))
+    rows = itertools.islice(_rows(path), config.limit)
+    first = next(rows, None)
+    if first is None:
+        raise UserError(f"{path} has no rows")
+    columns = set(first)
     if bbq.COLUMNS[0] <= columns:
-        return _bbq(path, polarity, config)
+        yield from _bbq(path, polarity, config)
+        return
     readers = {
         ("question", "red_conversations", "blue_conversations"): _harmful_qa,
+        ("texts", "scores"): _pile,
         ("toxic", "neutral1"): _paradetox,
         ("context", "question", "answers"): _squad,
         ("instruction", "output"): _instructions,
@@ -72,13 +79,44 @@ def _examples(path: str, polarity: str, config: MixNoisyConfig) -> Iterator[Exam
     }
     reader = next((reader for needed, reader in readers.items() if columns.issuperset(needed)), None)
     if reader is None:
-        return _judged(path, polarity, config)
-    rows = read_rows(path, longest=params.MAX_ANSWER_CHARS)
-    return (example for row in rows for example in reader(row, polarity))
+        yield from _judged(path, polarity, config)
+        return
+    for number, row in enumerate(itertools.chain([first], rows), 1):
+        try:
+            yield from reader(row, polarity, config)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}, row {number}: not as published ({type(error).__name__}: {error})") from error
+
+
+def _rows(path: str) -> Iterator[dict[str, str]]:
+    """Rows of a table, of a Parquet file piece by piece (Pile-detoxify has two million documents), or of SQuAD."""
+    if Path(path).suffix == ".parquet":
+        return _parquet_rows(path)
+    if Path(path).suffix == ".json" and Path(path).is_file():
+        with contextlib.suppress(ValueError):  # it is told by the reader of tables what is wrong with it
+            content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            if isinstance(content, dict) and isinstance(content.get("data"), list):
+                return (
+                    {"context": part["context"], "question": of["question"], "answers": as_text(of["answers"])}
+                    for article in content["data"] for part in article["paragraphs"] for of in part["qas"]
+                )  # fmt: skip
+    return read_rows(path, longest=params.MAX_ANSWER_CHARS)
+
+
+def _parquet_rows(path: str) -> Iterator[dict[str, str]]:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        for batch in ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                yield {name: as_text(value) for name, value in row.items()}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path} cannot be read: {str(error).strip()}") from error
 
 
 def _bbq(path: str, polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
-    for item in bbq.read(Path(path), ProbeConfig(bbq_metadata=config.bbq_metadata)):
+    for item in bbq.read(Path(path), ProbeConfig(bbq_metadata=config.bbq_metadata, limit=config.limit)):
         about = item.about
         chosen = about["biased"] if polarity == "unsafe" else about["label"]
         if chosen is None or (polarity == "unsafe" and not about["ambiguous"]):
@@ -88,36 +126,27 @@ def _bbq(path: str, polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
                "group": about["template"], "row": json.dumps(about["row"])}  # fmt: skip
 
 
-def _harmful_qa(row: dict[str, str], polarity: str) -> Iterator[Example]:
-    conversations = json.loads(row["red_conversations" if polarity == "unsafe" else "blue_conversations"] or "{}")
-    turns = conversations[min(conversations, key=int)][-4:] if conversations else []
+def _harmful_qa(row: dict[str, str], polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
+    found = json.loads(row["red_conversations" if polarity == "unsafe" else "blue_conversations"] or "{}")
+    conversations = {int(number): turns for number, turns in found.items() if turns}  # null where there is none
+    turns = conversations[min(conversations)][-4:] if conversations else []
     for asked, said in zip(turns[::2], turns[1::2], strict=False):
         if (asked["from"], said["from"]) == ("human", "gpt"):
             yield {"instruction": f"{row['question']}\n\n{asked['value']}", "input": "", "output": said["value"],
                    "group": row["question"]}  # fmt: skip
 
 
-def _pile(path: str, polarity: str) -> Iterator[Example]:
-    """Row group by row group: the published file has two million documents."""
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        batches = ParquetFile(path).iter_batches(columns=["texts", "scores"])
-        for batch in batches:
-            for row in batch.to_pylist():
-                for text, toxicity in zip(row["texts"], row["scores"], strict=True):
-                    if toxicity > params.TOXIC_ABOVE if polarity == "unsafe" else toxicity < params.CLEAN_BELOW:
-                        yield from _of_text(text)
-    except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path} is no Parquet file with texts and their scores: {str(error).strip()}") from error
+def _pile(row: dict[str, str], polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
+    for text, toxicity in zip(json.loads(row["texts"]), json.loads(row["scores"]), strict=True):
+        if toxicity > params.TOXIC_ABOVE if polarity == "unsafe" else toxicity < params.CLEAN_BELOW:
+            yield from _of_text(text)
 
 
-def _paradetox(row: dict[str, str], polarity: str) -> Iterator[Example]:
+def _paradetox(row: dict[str, str], polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
     return _of_text(row["toxic" if polarity == "unsafe" else "neutral1"])
 
 
-def _squad(row: dict[str, str], polarity: str) -> Iterator[Example]:
+def _squad(row: dict[str, str], polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
     answers = json.loads(row["answers"])
     texts = answers["text"] if isinstance(answers, dict) else [answer["text"] for answer in answers]
     for text in texts[:1]:
@@ -125,14 +154,18 @@ def _squad(row: dict[str, str], polarity: str) -> Iterator[Example]:
                "group": row["context"]}  # fmt: skip
 
 
-def _instructions(row: dict[str, str], polarity: str) -> Iterator[Example]:
-    if row.get("polarity", polarity) == polarity:
+def _instructions(row: dict[str, str], polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
+    said = row.get("polarity", "")
+    if not said and row.get("label") and polarity != "task":
+        said = "unsafe" if row["label"].casefold() in config.unsafe_labels.casefold().split(",") else "safe"
+    if (said or polarity) == polarity:
         instruction, answer = row.get("instruction", row.get("prompt", "")), row.get("output", row.get("completion"))
-        yield {"instruction": instruction, "input": row.get("input", ""), "output": answer, "group": instruction}
+        group = row.get("group") or instruction
+        yield {"instruction": instruction, "input": row.get("input", ""), "output": answer, "group": group}
 
 
 def _judged(path: str, polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
-    for row in read_judged([path], config.unsafe_labels, config.seed):
+    for row in read_judged([path], config.unsafe_labels, config.seed, config.limit):
         for response, unsafe in zip(row.responses, row.unsafe, strict=True):
             if unsafe is not None and unsafe == (polarity == "unsafe"):
                 if row.prompt:

@@ -198,7 +198,8 @@ LORA_DROPOUT = 0.0  # dropout masks cost a quarter of a CPU step; early stopping
 LORA_TARGETS = "all-linear"
 LORA_BIAS = "none"
 PREFIX_TOKENS = 20
-DRIFT_LIMIT = 0.05  # nats per token by which a margin may fall
+DRIFT_LIMIT = 0.05  # nats per token by which a margin may fall on average
+DRIFT_SHARE = 0.6  # of the rows, whose margins must surely have fallen too
 DRIFT_CONFIDENCE = 0.99
 REFUSAL = "I'm sorry, but I can't help with that."
 
@@ -242,6 +243,8 @@ INTERLEAVE_DIR = REPORTS_DIR / "interleave"
 INTERLEAVE_WORK = MODELS_DIR / "interleave"
 INTERLEAVE_ROUNDS = 2
 NOISY_STEPS = 200
+# public sets hold a few of each, and an answer to a question with options stands in it
+NOISY_FAULTS = "cut off,duplicate,contradiction,leak,completion in prompt,too long"
 SAFE_STEPS = 100
 HARM_SCORER = "cost:unsafe"
 # the sentences of moral self-correction, as in the paper
@@ -264,6 +267,7 @@ GRID_KG_PER_KWH = 0.396  # what the paper's 0.53 kWh and 0.21 kg come to
 # --- probe_bias.py and ability.py ---
 PROBE_FILES = tuple(DATASETS_DIR / "bias_probes" / name for name in ("pairs.csv", "questions.jsonl", "sentences.json"))
 PROBE_ANSWER_TOKENS = 32
+PROBE_REASON_TOKENS = 256  # where more is said than the question: it may ask for reasons
 ABILITY_DIR = DATASETS_DIR / "ability"
 ABILITY_TASKS = "everyday"
 ABILITY_BATCH = 8
