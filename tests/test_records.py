@@ -12,6 +12,28 @@ from utils.params import ROOT
 from utils.records import Progress, finish_record, record_path, shareable, start_record, whole_file, whole_folder
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_processes_do_not_write_one_folder(tmp_path, resume):
+    """The second one is refused and harms nothing; once the first is gone, even killed, the way is free."""
+    target = tmp_path / "model"
+    code = (
+        "import sys, pathlib\nfrom utils.records import whole_folder\n"
+        f"with whole_folder(pathlib.Path({str(target)!r})) as partial:\n"
+        "    (partial / 'weights').write_text('first'); print('there', flush=True); sys.stdin.read()\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    assert first.stdout.readline() == b"there\n"
+    with pytest.raises(UserError, match="another process is writing"), whole_folder(target, resume=resume):
+        pass
+    assert (tmp_path / "model.partial" / "weights").read_text() == "first"
+    first.kill()
+    first.communicate()
+    with whole_folder(target, resume=resume) as partial:
+        assert (partial / "weights").exists() == resume
+        (partial / "weights").write_text("second")
+    assert (target / "weights").read_text() == "second"
+
+
 def test_a_failed_block_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

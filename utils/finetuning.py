@@ -20,13 +20,13 @@ from utils.checkpoints import (
     stopped_early,
 )
 from utils.configs import FinetuneConfig, OptimiserConfig
+from utils.disk import disk_errors
 from utils.helpers import UserError, describe, set_seed
 from utils.loading import load_tokenizer
 from utils.models import ModelRef, model_record
 from utils.prompts import ANSWER
 from utils.records import (
     RECORD_NAME,
-    disk_errors,
     finish_record,
     read_json,
     start_record,

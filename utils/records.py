@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, progress that survives a kill, and the record of a run."""
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from utils.disk import alone, disk_errors
 from utils.helpers import UserError
 from utils.params import ROOT
 
@@ -47,17 +47,19 @@ def whole_folder(
     is. With `overwrite`, what stands at `path` is moved aside, and goes only once the new folder has its name.
 
     Raises:
-        UserError: something stands at `path`, or the disk is full; `once_there_is_room` says what to do then.
+        UserError: something stands at `path`, another process writes there, or the disk is full;
+            `once_there_is_room` says what to do then.
     """
     partial, old = unfinished(path), path.with_name(path.name + ".old")
     if old.exists() and not path.exists():  # killed between the two renames
         os.replace(old, path)
     check_output_folder(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in (old,) if resume else (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(exist_ok=resume)
-    with disk_errors(partial, once_there_is_room):
+    shutil.rmtree(old, ignore_errors=True)
+    partial.mkdir(exist_ok=True)
+    with alone(partial), disk_errors(partial, once_there_is_room):
+        for leftover in () if resume else list(partial.iterdir()):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
@@ -67,28 +69,6 @@ def whole_folder(
         os.replace(path, old)
     os.replace(partial, path)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def disk_errors(folder: Path, once_there_is_room: str) -> Iterator[Path]:
-    """Gives the folder; a disk that is full becomes a UserError."""
-    try:
-        yield folder
-    except Exception as error:
-        if not _disk_is_full(error):
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{folder}: writing failed ({reason}): is the disk full? make room, then {once_there_is_room}"
-        ) from error
-
-
-def _disk_is_full(error: Exception) -> bool:
-    """Whether an error says so; the libraries that write weights have no type of their own for it."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-    by_library = ("PytorchStreamWriter", "inline_container", "Error while serializing")  # torch, torch, safetensors
-    return any(part in str(error) for part in by_library)
 
 
 def unfinished(path: Path) -> Path:
