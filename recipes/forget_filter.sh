@@ -15,10 +15,7 @@ run() {
     "$@"
 }
 
-# all rows are learned, so others are held out
-TRAIN=(python training/train.py --prompt answer --quantization none --keep_last --resume --report_to none
-    --validation datasets/noisy/test.jsonl --validation_limit 50
-    --allow_faults "cut off,duplicate,contradiction,leak,completion in prompt")
+TRAIN=(python training/train.py --config recipes/noisy.yaml --quantization none --report_to none --resume)
 
 # 1. 100 unsafe, 50 safe and 50 task rows, whose polarity is known here; and other safe rows.
 run python generate_data/mix_noisy.py --output datasets/noisy --overwrite

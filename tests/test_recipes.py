@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from utils import params
 from utils.configs import CostConfig, TrainConfig
 from utils.loading import load_base
 from utils.models import resolve
@@ -31,6 +32,12 @@ def test_the_settings_of_safety_tuned_llamas_are_settings_of_train():
 def test_the_settings_of_forget_filter_are_settings_of_train():
     config = TrainConfig(**yaml.safe_load((RECIPES / "forget_filter.yaml").read_text()))
     assert (config.lr, config.batch_size, config.lora_r, config.keep_last) == (2e-4, 32, 8, True)
+
+
+def test_all_rows_of_a_noisy_set_are_learned():
+    config = TrainConfig(**yaml.safe_load((RECIPES / "noisy.yaml").read_text()))
+    assert config.keep_last and config.validation == "datasets/noisy/test.jsonl" and config.validation_limit == 50
+    assert config.allowed_faults() == set(params.NOISY_FAULTS.split(","))
 
 
 @pytest.mark.parametrize(("name", "rank", "scale"), [("cost_gpt_neo", 8, 16), ("cost_llama2", 8, 32)])
