@@ -27,7 +27,7 @@ def study(script, tmp_path, tiny_model):
     assert result.returncode == 0, result.stderr
     (tmp_path / "quick.yaml").write_text("quantization: none\nlora_r: 4\nbatch_size: 4\nlr: 0.01\neval_steps: 3\n")
     return [RECIPE, "--data", tmp_path / "noisy", "--base_model", tiny_model, "--rounds", "1", "--noisy_steps", "6",
-            "--safe_steps", "3", "--signal", "likelihood", "--phi", "0", "--settings", tmp_path / "quick.yaml",
+            "--safe_steps", "3", "--signal", "likelihood", "--phi", "0.00055", "--settings", tmp_path / "quick.yaml",
             "--strategies", "forget_filter", "--work", tmp_path / "work", "--output", tmp_path / "report"]  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_a_study_that_was_killed_goes_on_and_repeats_nothing(study, script, tmp_
     assert again.returncode == 0 and "$ python" not in again.stderr
     assert (tmp_path / "report" / "table.md").read_text() == table
     other = script(*study, "--phi", "0.3")
-    assert other.returncode == 2 and "phi was 0.0, is 0.3" in other.stderr
+    assert other.returncode == 2 and "phi was 0.00055, is 0.3" in other.stderr
     shown = script(*study, "--phi", "0.3", "--table")
     assert shown.returncode == 0 and table in shown.stdout and (work / "n" / "merged").is_dir()
 
