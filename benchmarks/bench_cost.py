@@ -19,7 +19,6 @@ import argparse
 import gzip
 import hashlib
 import json
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -37,6 +36,7 @@ from utils.params import ROOT
 from utils.preferences import Judged, read_judged
 from utils.records import read_json, whole_file
 from utils.report import markdown_table, with_ends
+from utils.stages import stage
 from utils.stats import Sampling
 
 WORK = ROOT / "models" / "bench" / "cost"
@@ -120,12 +120,6 @@ def cell(name: str, inputs: list[str], seed: int, tests: dict[str, Path], flags:
     RESULTS.mkdir(parents=True, exist_ok=True)
     with whole_file(kept) as partial:
         partial.write_text(json.dumps(found) + "\n", encoding="utf-8")
-
-
-def stage(script: str, *flags) -> None:
-    command = [sys.executable, script, *map(str, flags)]
-    print("$ python", *command[1:], flush=True)
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def run(parts: list[str], seeds: list[int], mixtures: list[str], data_dir: Path) -> None:

@@ -38,6 +38,7 @@ from utils.models import model_record, resolve
 from utils.params import ROOT
 from utils.records import read_json, whole_file, write_json
 from utils.report import markdown_table, with_ends
+from utils.stages import stage
 from utils.stats import Sampling, paired_difference
 
 WORK = ROOT / "models" / "bench" / "dose"
@@ -55,12 +56,6 @@ SAFE_START = ["--base_model", "smollm2", "--prompt", "answer", "--quantization",
 FIELDS = ["instruction", "input", "output"]
 GRID = {"epochs": 2, "batch_size": 16, "max_length": 512, "quantization": "none", "eval_steps": 0.25, "patience": 0,
         "allow_faults": "cut off,duplicate,completion in prompt,leak,too long"}  # fmt: skip
-
-
-def stage(script: str, *flags) -> None:
-    command = [sys.executable, script, *map(str, flags)]
-    print("$ python", *command[1:], flush=True)
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def files(data_dir: Path) -> dict[str, list[Path]]:

@@ -18,7 +18,6 @@ draw the line, and whether there are two groups at all: to be used where nobody 
 Next: python training/train.py --input datasets/filtered/kept.jsonl
 """
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -30,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import params
 from utils.configs import FilterConfig
-from utils.data import read_table, require_columns, values_of, write_table
+from utils.data import read_table, require_columns, values_of, write_jsonl, write_table
 from utils.filtering import as_many, by_chance, judged, rates_of, suggestion
 from utils.filtering_report import write_page
 from utils.forgetting import BEFORE, SIGNALS, read_learned
@@ -147,8 +146,7 @@ def main(config: FilterConfig) -> None:
     rows = rows.assign(forgotten=pd.Series(rates, index=rows.index, dtype=object))  # floats would make NaN of None
     with whole_folder(folder, config.overwrite) as partial:
         for name, of in (("kept", rows[~dropped]), ("dropped", rows[dropped])):
-            lines = (json.dumps(row, ensure_ascii=False) for row in of.to_dict("records"))
-            (partial / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_jsonl(partial / f"{name}.jsonl", of.to_dict("records"))
         write_table(curve, partial / "curve.csv")
         said = in_words(forgotten, dropped, suggested, config, chosen)
         table = table_of(compared)

@@ -30,7 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils.configs import MixNoisyConfig
-from utils.data import content_id, same_text
+from utils.data import content_id, same_text, write_jsonl
 from utils.helpers import UserError, parse_config, run_stage
 from utils.noisy import Example, read_examples
 from utils.records import check_output_folder, finish_record, start_record, whole_folder
@@ -111,10 +111,6 @@ def held_out_questions(examples: list[Example], config: MixNoisyConfig) -> list[
     for row in found:
         row |= {name: json.loads(row[name]) for name in ("answer_info", "additional_metadata", "label", "example_id")}
     return found
-
-
-def write_jsonl(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def main(config: MixNoisyConfig) -> None:

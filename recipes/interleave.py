@@ -27,7 +27,6 @@ expected answer on held-out task rows, by their source. The same command goes on
 session. Unlike in the paper, a model is not first taught to correct itself by worked examples.
 """
 
-import json
 import logging
 import shutil
 import sys
@@ -41,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import bbq, params
 from utils.configs import STYLE_HELP, setting
-from utils.data import read_rows, read_table, values_of, write_table
+from utils.data import read_rows, read_table, values_of, write_jsonl, write_table
 from utils.helpers import UserError, parse_config, run_stage
 from utils.interleaving import draw, mean, measures_of, table_of
 from utils.models import model_record, resolve
@@ -112,12 +111,6 @@ def needed(config: InterleaveConfig) -> dict[str, Path]:
         if not found[name].is_file():
             raise UserError(f"{found[name]}: no such file: python generate_data/mix_noisy.py makes it")
     return found
-
-
-def write_jsonl(path: Path, rows: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def train(name: str, config: InterleaveConfig) -> Path:

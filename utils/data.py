@@ -161,6 +161,13 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         frame.to_csv(partial, index=False, encoding="utf-8", quoting=csv.QUOTE_ALL, lineterminator="\n")
 
 
+def write_jsonl(path: Path, rows: Iterable[dict]) -> Path:
+    """Writes a row a line, in a folder that the caller makes whole (records.whole_folder) or works in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def write_rows(rows: Iterable[list[str]], columns: list[str], path: Path) -> None:
     """The same from rows that come one by one, to a path that the caller makes whole (records.whole_file)."""
     with open(path, "w", encoding="utf-8", newline="") as file:
