@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from testing.infer import ALIASES, report
 from utils import params
-from utils.configs import InferConfig, setting
+from utils.configs import InferConfig, at_least, setting
 from utils.data import content_id, make_room, require_columns, unique
 from utils.helpers import UserError, parse_config, run_stage, setup_process
 from utils.models import ModelRef, latest, model_record, spotter_weights
@@ -57,8 +57,7 @@ class RayConfig(InferConfig):
             raise ValueError("--baseline, --input_text and --engine are for testing/infer.py")
         if self.cost_model:
             raise ValueError("--cost_model: score the answers with testing/score.py --scorers cost")
-        if self.workers < 1 or self.rows_at_once < 1:
-            raise ValueError("--workers and --rows_at_once want 1 or more")
+        at_least(1, self, "workers", "rows_at_once")
 
 
 class Worker:

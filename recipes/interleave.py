@@ -39,7 +39,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils import bbq, params
-from utils.configs import STYLE_HELP, setting
+from utils.configs import STYLE_HELP, at_least, setting
 from utils.data import read_rows, read_table, values_of, write_jsonl, write_table
 from utils.helpers import UserError, parse_config, run_stage
 from utils.interleaving import draw, mean, measures_of, table_of
@@ -90,9 +90,7 @@ class InterleaveConfig:
     def __post_init__(self):
         if not self.chosen() or not set(self.chosen()) <= set(STRATEGIES):
             raise ValueError(f"--strategies {self.strategies}: there are {', '.join(STRATEGIES)}")
-        for flag in ("rounds", "noisy_steps", "safe_steps"):
-            if getattr(self, flag) < 1:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: give 1 or more")
+        at_least(1, self, "rounds", "noisy_steps", "safe_steps")
         if not -1 <= self.phi < 1:
             raise ValueError(f"--phi {self.phi}: rates lie between -1 and 1")
         if not all(self.harm_scorer.partition(":")):

@@ -34,6 +34,29 @@ def file_and_share(given: str) -> tuple[str, float]:
     return name, float(share)
 
 
+def at_least(least: int, config: Any, *flags: str) -> None:
+    """Raises ValueError for a setting that is given and less."""
+    for flag in flags:
+        value = getattr(config, flag)
+        if value is not None and value < least:
+            raise ValueError(f"--{flag} {value}: give {least} or more")
+
+
+def above_0(config: Any, *flags: str) -> None:
+    """Raises ValueError for a setting that is given and not above 0."""
+    for flag in flags:
+        value = getattr(config, flag)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{flag} {value}: give a value above 0")
+
+
+def between_0_and_1(config: Any, *flags: str) -> None:
+    """Raises ValueError for a setting that is 0, 1, or beyond."""
+    for flag in flags:
+        if not 0 < getattr(config, flag) < 1:
+            raise ValueError(f"--{flag} {getattr(config, flag)}: give a share between 0 and 1")
+
+
 STYLE_HELP = "alpaca, or a template file (JSON); default: the chat template that the model comes with"
 
 
@@ -77,11 +100,10 @@ class GenerationConfig:
     batch_tokens: int = setting(params.BATCH_TOKENS, "prompt and answer tokens of rows that are written at once")
 
     def __post_init__(self):
-        for flag in ("max_new_tokens", "max_prompt_tokens", "num_beams", "batch_tokens"):
-            if getattr(self, flag) < 1:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: give 1 or more")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError("--temperature and --top_k want 0 or more, --top_p a share above 0")
+        at_least(1, self, "max_new_tokens", "max_prompt_tokens", "num_beams", "batch_tokens")
+        at_least(0, self, "temperature", "top_k")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"--top_p {self.top_p}: give a share above 0, at most 1")
 
 
 @dataclass
@@ -100,11 +122,8 @@ class ServerConfig(ModelConfig):
     poll: float = setting(params.BATCH_POLL, "seconds between two looks at a batch")
 
     def __post_init__(self):
-        if self.max_concurrency < 1:
-            raise ValueError(f"--max_concurrency {self.max_concurrency}: give 1 or more")
-        for flag in ("timeout", "max_cost", "poll"):
-            if getattr(self, flag) is not None and getattr(self, flag) <= 0:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+        at_least(1, self, "max_concurrency")
+        above_0(self, "timeout", "max_cost", "poll")
 
 
 @dataclass
@@ -140,9 +159,8 @@ class AnnotateConfig(AskConfig, RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for flag, least in (("retries", 0), ("samples", 1), ("canaries", 0), ("max_tokens", 1)):
-            if getattr(self, flag) < least:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: give {least} or more")
+        at_least(0, self, "retries", "canaries")
+        at_least(1, self, "samples", "max_tokens")
         if not 0 <= self.max_failed <= 1:
             raise ValueError(f"--max_failed {self.max_failed}: give a share between 0 and 1")
         if self.samples > 1 and self.temperature == 0:
@@ -169,8 +187,8 @@ class AgreementConfig:
     seed: int = setting(params.SEED, "seed of the bootstrap")
 
     def __post_init__(self):
-        if self.resamples < 1 or not 0 < self.confidence < 1:
-            raise ValueError("--resamples wants 1 or more, --confidence a share between 0 and 1")
+        at_least(1, self, "resamples")
+        between_0_and_1(self, "confidence")
 
 
 @dataclass
@@ -246,12 +264,8 @@ class MixNoisyConfig(RunConfig):
     bbq_metadata: str = setting("", "BBQ's additional_metadata.csv, which says which answer is the biased one")
 
     def __post_init__(self):
-        for flag in ("size", "safe_size", "test_size"):
-            if getattr(self, flag) < 1:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: give 1 or more")
-        for flag in ("unsafe_share", "test_share"):
-            if not 0 < getattr(self, flag) < 1:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: give a share between 0 and 1")
+        at_least(1, self, "size", "safe_size", "test_size")
+        between_0_and_1(self, "unsafe_share", "test_share")
         if not self.task:
             raise ValueError("--task names no file: a noisy set has something to learn in it")
 
@@ -290,8 +304,8 @@ class FilterConfig(RunConfig):
     def __post_init__(self):
         if not -1 <= self.phi <= 1:
             raise ValueError(f"--phi {self.phi}: rates lie between -1 and 1")
-        if self.resamples < 1 or not 0 < self.confidence < 1:
-            raise ValueError("--resamples wants 1 or more, --confidence a share between 0 and 1")
+        at_least(1, self, "resamples")
+        between_0_and_1(self, "confidence")
         self.other_scores()
 
 
@@ -321,8 +335,7 @@ class HeldOutConfig(ModelConfig, RunConfig):
     max_length: int = setting(params.MAX_LENGTH, "longest row in tokens; longer rows are dropped and counted")
 
     def __post_init__(self):
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"--validation_share {self.validation_share}: give a share between 0 and 1")
+        between_0_and_1(self, "validation_share")
 
 
 @dataclass
@@ -390,9 +403,7 @@ class OptimiserConfig:
 
     def __post_init__(self):
         super().__post_init__()
-        for flag in ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation", "eval_steps", "lr"):
-            if getattr(self, flag) <= 0:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+        above_0(self, "epochs", "batch_size", "eval_batch_size", "gradient_accumulation", "eval_steps", "lr")
         if self.eval_steps > 1 and self.eval_steps != int(self.eval_steps):
             raise ValueError(f"--eval_steps {self.eval_steps}: give whole steps, or a share of all below 1")
         if self.seeds is not None and not self.seed_list():
@@ -434,9 +445,7 @@ class AdapterConfig:
 
     def __post_init__(self):
         super().__post_init__()
-        for flag in ("micro_batch_tokens", "lora_r"):
-            if getattr(self, flag) <= 0:
-                raise ValueError(f"--{flag} {getattr(self, flag)}: give a value above 0")
+        above_0(self, "micro_batch_tokens", "lora_r")
         if self.method == "full" and self.quantization in ("nf4", "int8"):
             raise ValueError(f"--method full cannot train {self.quantization} weights: add --quantization none")
 
@@ -504,8 +513,8 @@ class CostConfig(AdapterConfig, OptimiserConfig, HeldOutConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.regularization < 0 or not 0 < self.normaliser_momentum < 1:
-            raise ValueError("--regularization wants 0 or more, --normaliser_momentum a share between 0 and 1")
+        at_least(0, self, "regularization")
+        between_0_and_1(self, "normaliser_momentum")
         if not 0 <= self.prompt_dropout < 1:
             raise ValueError(f"--prompt_dropout {self.prompt_dropout}: give a share from 0 to below 1")
         useless = [
@@ -573,8 +582,8 @@ class MergeConfig:
     overwrite: bool = setting(False, "replace an output that is already there")
 
     def __post_init__(self):
-        if self.rows < 1 or self.max_kl <= 0:
-            raise ValueError("--rows wants 1 or more, --max_kl a value above 0")
+        at_least(1, self, "rows")
+        above_0(self, "max_kl")
 
 
 @dataclass
@@ -624,8 +633,7 @@ class InferConfig(GenerationConfig, ServerConfig, RunConfig):
     def __post_init__(self):
         GenerationConfig.__post_init__(self)
         ServerConfig.__post_init__(self)
-        if self.best_of < 1:
-            raise ValueError(f"--best_of {self.best_of}: give 1 or more")
+        at_least(1, self, "best_of")
         if self.best_of > 1 and (self.cost_model is None or self.temperature == 0 or self.engine != "transformers"):
             raise ValueError("--best_of wants --cost_model, a --temperature above 0, and a model in process")
         if self.cost_model is None and self.cost_threshold != params.COST_THRESHOLD:
@@ -668,8 +676,7 @@ class DemoConfig(ModelConfig):
     upload_rows: int = setting(params.DEMO_UPLOAD_ROWS, "most rows of such a file")
 
     def __post_init__(self):
-        if self.upload_mb < 1 or self.upload_rows < 1:
-            raise ValueError("--upload_mb and --upload_rows want 1 or more")
+        at_least(1, self, "upload_mb", "upload_rows")
 
 
 @dataclass
@@ -728,8 +735,9 @@ class ScoreConfig(ServerConfig):
         known = params.JUDGE_ASPECTS.split(",")
         if not self.judged_aspects() or set(self.judged_aspects()) - set(known):
             raise ValueError(f"--aspects {self.aspects}: there are {', '.join(known)}")
-        if not 1 <= self.wordings <= params.JUDGE_MOST_WORDINGS or self.retries < 0:
-            raise ValueError(f"--wordings wants 1 to {params.JUDGE_MOST_WORDINGS}, --retries 0 or more")
+        at_least(0, self, "retries")
+        if not 1 <= self.wordings <= params.JUDGE_MOST_WORDINGS:
+            raise ValueError(f"--wordings {self.wordings}: give 1 to {params.JUDGE_MOST_WORDINGS}")
         if self.input_text is None and self.prompt_text:
             raise ValueError("--prompt_text is what --input_text responds to: give both")
         if self.input_text is not None and self.input:
@@ -851,10 +859,8 @@ class CompareConfig(RunConfig):
     power: float = setting(params.POWER, "for --plan: probability of finding the difference")
 
     def __post_init__(self):
-        if not 0 < self.confidence < 1 or not 0 < self.power < 1:
-            raise ValueError("--confidence and --power lie between 0 and 1")
-        if self.resamples < 100:
-            raise ValueError(f"--resamples {self.resamples}: give 100 or more")
+        between_0_and_1(self, "confidence", "power")
+        at_least(100, self, "resamples")
         if wrong := set(self.formats()) - {"inspect", "lm_eval"}:
             raise ValueError(f"--export {', '.join(sorted(wrong))}: there are inspect and lm_eval")
         if bool(self.gold) != bool(self.gold_labels):

@@ -102,7 +102,7 @@ def findings(found: dict[str, dict], knees: dict[str, dict | None]) -> list[str]
 
 
 def draw(found: dict[str, dict], general: int, knees: dict, path: Path) -> None:
-    """Means with intervals by dose, on a logarithmic axis; above it the share of the mixture."""
+    """Means and intervals by dose, on a logarithmic axis, above it the share of the mixture; a star is a sure knee."""
     import matplotlib
 
     matplotlib.use("Agg")  # no screen needed
@@ -113,10 +113,10 @@ def draw(found: dict[str, dict], general: int, knees: dict, path: Path) -> None:
         doses = np.array(list(found[name]))
         low, mean, high = (np.array([of[end] for of in found[name].values()]) for end in ("low", "mean", "high"))
         errors = np.maximum([mean - low, high - mean], 0)
-        axes.errorbar(np.log1p(doses), mean, yerr=errors, marker="o", capsize=3, label=name)
-    for name, of in knees.items():
-        if of and of["sure"]:
-            axes.axvline(np.log1p(of["dose"]), linestyle=":", label=f"knee of {name}")
+        line = axes.errorbar(np.log1p(doses), mean, yerr=errors, marker="o", capsize=3, label=name)[0]
+        if (of := knees.get(name)) and of["sure"]:
+            at = (np.log1p(of["dose"]), mean[doses == of["dose"]].item())
+            axes.plot(*at, marker="*", markersize=16, linestyle="", color=line.get_color(), label=f"knee of {name}")
     axes.set(xlabel="safety examples", ylabel="share of the answers", ylim=(-0.03, 1.03))
     axes.set_xticks(np.log1p(doses), [str(dose) for dose in doses])
     shares = axes.secondary_xaxis("top")
