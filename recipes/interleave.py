@@ -44,6 +44,7 @@ from utils.data import read_rows, read_table, values_of, write_jsonl, write_tabl
 from utils.helpers import UserError, parse_config, run_stage
 from utils.interleaving import draw, mean, measures_of, table_of
 from utils.models import model_record, resolve
+from utils.prompt_styles import style_record
 from utils.records import (
     changes,
     check_output_folder,
@@ -201,8 +202,8 @@ def main(config: InterleaveConfig) -> None:
     if config.overwrite and kept.is_file():  # it is ours
         shutil.rmtree(work)
     settings = {name: getattr(config, name) for name in
-                ("noisy_steps", "safe_steps", "phi", "signal", "seed", "harm_scorer", "prompt_style")}  # fmt: skip
-    settings |= {"model": model_record(resolve(config.base_model))}
+                ("noisy_steps", "safe_steps", "phi", "signal", "seed", "harm_scorer")}  # fmt: skip
+    settings |= {"model": model_record(resolve(config.base_model)), "style": style_record(config.prompt_style)}
     settings |= {name: file_sha256(path) if path.is_file() else "" for name, path in needed(config).items()}
     settings["train"] = file_sha256(Path(config.settings)) if config.settings else ""
     state = read_json(kept) if kept.is_file() else {"settings": settings, "models": {}}

@@ -38,7 +38,7 @@ from utils.data import content_id, read_prompts, read_table, require_columns, wr
 from utils.dose_report import write_report
 from utils.helpers import UserError, parse_config, run_stage
 from utils.models import model_record, resolve
-from utils.prompt_styles import template_file
+from utils.prompt_styles import style_record
 from utils.records import (
     changes,
     check_output_folder,
@@ -115,7 +115,7 @@ def run_cell(config: DoseConfig, count: int, seed: int, mixture: Path, prompts: 
     settings = {"model": model_record(resolve(config.base_model)), "mixture": file_sha256(mixture)}
     settings |= {"prompts": file_sha256(prompts), "cost_model": weights_hash(config.cost_model)}
     settings |= {name: getattr(config, name) for name in ("max_new_tokens", "fluency_model", "ability")}
-    settings["style"] = file_sha256(template_file(config.prompt_style))
+    settings["style"] = style_record(config.prompt_style)
     settings["train"] = file_sha256(Path(config.settings)) if config.settings else ""
     begun, finished = folder / "settings.json", folder / "cell.json"
     if config.overwrite and begun.is_file():  # it is ours

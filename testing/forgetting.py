@@ -32,6 +32,7 @@ from utils.forgetting import BEFORE, COLUMNS, agreement, draw, read_learned, sum
 from utils.helpers import UserError, as_switch, parse_config, run_stage
 from utils.metrics import recalled
 from utils.models import ModelRef, model_record, of_folder
+from utils.prompt_styles import style_record
 from utils.records import Progress, check_output_file, finish_record, read_json, start_record, write_json
 from utils.report import markdown_table, with_ends
 from utils.stats import Sampling
@@ -135,7 +136,8 @@ def main(config: ForgettingConfig) -> None:
     models = dict(sorted(models.items(), key=lambda item: item[1]))  # a shell puts step-100 before step-50
     record = start_record(config, [Path(config.input)])
     identities = {name: model_record(ref) for name, ref in refs.items()}
-    shaping = {name: getattr(config, name) for name in ("quantization", "prompt_style", "max_new_tokens", "seed")}
+    shaping = {name: getattr(config, name) for name in ("quantization", "max_new_tokens", "seed")}
+    shaping["prompt_style"] = style_record(config.prompt_style)
     progress = Progress(output, {"models": identities} | shaping, config.overwrite)
     for name, ref in refs.items():
         logger.info("%s: %s", name, ref.label)

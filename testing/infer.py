@@ -58,7 +58,7 @@ from utils.helpers import UserError, as_switch, describe, parse_config, run_stag
 from utils.instruction_files import instructions_of, write_lists
 from utils.metrics import delete_words, removed_words
 from utils.models import ModelRef, latest, model_record, spotter_weights
-from utils.prompt_styles import check_style
+from utils.prompt_styles import check_style, style_record
 from utils.prompts import ANSWER, check_template, template_of
 from utils.records import Progress, check_output_file, file_sha256, finish_record, start_record
 
@@ -150,6 +150,8 @@ def main(config: InferConfig) -> int:
         template = template_of(ref.record, config.prompt)
         output = output_path(config, f"{name}_{ref.label}" + shots)
         details = {"model": model_record(ref), "adapter": str(ref.adapter or ""), "prompt": template}
+        if config.prompt_style:
+            details["prompt_style"] = style_record(config.prompt_style)
         if config.shots:
             details["train_file"] = file_sha256(Path(config.train_file))
         if template == "fill":
@@ -157,7 +159,7 @@ def main(config: InferConfig) -> int:
         if config.best_of > 1:
             details["chosen_by"] = weights_hash(config.cost_model)
         shaping = [field.name for field in fields(GenerationConfig)]
-        shaping += ["quantization", "shots", "seed", "best_of", "prompt_style"]
+        shaping += ["quantization", "shots", "seed", "best_of"]
         fingerprint = details | {key: getattr(config, key) for key in shaping} | {"column": config.input_column}
         progress = Progress(output, fingerprint, config.overwrite)
         logger.info(

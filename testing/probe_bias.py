@@ -42,6 +42,7 @@ from utils.data import read_table, write_table
 from utils.helpers import UserError, describe, parse_config, run_stage
 from utils.models import ModelRef, latest, model_record
 from utils.probes import Item, by_group, probe_of
+from utils.prompt_styles import style_record
 from utils.records import Progress, changes, file_sha256, finish_record, read_json, start_record, write_json
 from utils.report import markdown_table, with_ends
 from utils.stats import Sampling
@@ -123,7 +124,7 @@ def probe_one(
     record = start_record(config, [path])
     output = Path(config.output) / f"{path.stem}_{ref.label}.probe.csv"
     settings = {name: getattr(config, name) for name in SHAPING} | {"input": file_sha256(path)}
-    settings |= {"model": model_record(ref)}
+    settings |= {"model": model_record(ref), "prompt_style": style_record(config.prompt_style)}
     if config.overwrite:
         output.unlink(missing_ok=True)  # so that a run that is killed now goes on without --overwrite
     said, progress = finished(output, settings), None

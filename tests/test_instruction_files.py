@@ -4,12 +4,13 @@ import json
 
 import pytest
 
+from utils.configs import TrainConfig
 from utils.data import read_pairs, read_table
 from utils.helpers import UserError
 from utils.loading import load_tokenizer
 from utils.models import resolve
 from utils.params import ROOT, TEMPLATE_DIR
-from utils.prompt_styles import Instruction, chat_template, user_turn
+from utils.prompt_styles import Instruction, chat_template, style_record, user_turn
 
 TRAIN, INFER = ROOT / "training" / "train.py", ROOT / "testing" / "infer.py"
 PUBLIC = ROOT.parent / "shared" / "data" / "safety_tuned_llamas"
@@ -137,6 +138,15 @@ def test_the_style_decides_what_a_model_answers(alpaca_model, script, tmp_path):
     assert kept.stdout == same.stdout != other.stdout
     wrong = script(INFER, *flags, "--prompt_style", "vicuna")
     assert wrong.returncode == 2 and "there are alpaca" in wrong.stderr
+
+
+def test_an_edited_template_is_another_prompt(tmp_path):
+    """Nothing goes on under the name of a file that says something else now."""
+    style = tmp_path / "mine.json"
+    style.write_text('{"prompt_input": "{instruction}{input}", "prompt_no_input": "{instruction}"}')
+    before, read = style_record(str(style)), TrainConfig(prompt_style=str(style)).files()
+    style.write_text(style.read_text().replace('{instruction}"', '{instruction}:"'))
+    assert style in read and style_record(str(style)) != before
 
 
 def test_the_style_survives_merging(alpaca_model, script, tmp_path):

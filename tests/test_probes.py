@@ -380,6 +380,8 @@ def test_generation_counts_what_cannot_be_read(script, tiny_model, tmp_path):
     unreadable = int(frame["choice"].isna().sum())
     assert f"{6 - unreadable} of 6 questions answered" in result.stdout
     assert frame.loc[frame["choice"].isna(), "correct"].isna().all()
+    other = script(SCRIPT, *flags, "--input", QUESTIONS, "--output", tmp_path, "--prompt_style", "alpaca")
+    assert other.returncode == 2 and "already there" in other.stderr  # what another prompt brought out is not taken
 
 
 @pytest.mark.slow

@@ -362,7 +362,8 @@ class RowsConfig(HeldOutConfig):
         return set(_names(self.allow_faults))
 
     def files(self) -> list[Path]:
-        return [Path(path) for path in (self.input, self.validation) if path]
+        style = self.prompt_style if str(self.prompt_style).endswith(".json") else None
+        return [Path(path) for path in (self.input, self.validation, style) if path]
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from utils.helpers import UserError
 from utils.params import TEMPLATE_DIR
-from utils.records import read_json
+from utils.records import file_sha256, read_json
 
 
 class Instruction(str):
@@ -49,6 +49,15 @@ def check_style(style: str | None) -> None:
     """Raises UserError for a style that does not exist, or a template file of another form."""
     if style:
         chat_template(style, begins=False)
+
+
+def style_record(style: str | None) -> str | None:
+    """What tells a style from another one of the same name; None for a model's own chat template.
+
+    Raises:
+        UserError: no such style.
+    """
+    return file_sha256(template_file(style)) if style else None
 
 
 def chat_template(style: str, begins: bool) -> str:
