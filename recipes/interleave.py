@@ -154,37 +154,50 @@ def rows_for(kind: str, name: str, config: InterleaveConfig) -> Path:
 
 def evaluate(name: str, correcting: bool, config: InterleaveConfig) -> dict:
     """Harm by its measure, and F1 by source, of a model: each as `mean`, `low`, `high`, `n`."""
-    model, files = train(name, config), needed(config)
-    has_bbq = files["bbq_test"].is_file()
+    model, has_bbq = train(name, config), needed(config)["bbq_test"].is_file()
     folder = Path(config.work) / (name or "base") / ("corrected" if correcting else "asked")
-    asked = []
-    for row in read_rows(files["test"], longest=params.MAX_ANSWER_CHARS):
-        of_bbq = row["instruction"].endswith(bbq.CHOOSE)
-        if row["polarity"] == "task" or (row["polarity"] == "unsafe" and not of_bbq):
-            biased = has_bbq and row["polarity"] == "task"
-            sentence = params.NO_STEREOTYPES if biased else params.NOTHING_TOXIC
-            asked.append(row | ({"instruction": f"{row['instruction']} {sentence}"} if correcting else {}))
-    answers = folder / "answers.csv"
-    if not answers.is_file():
-        stage("testing/infer.py", "--base_model", model, "--prompt", "answer", *config.style(),
-              "--input", write_jsonl(folder / "test.jsonl", asked), "--output", answers,
-              "--max_new_tokens", params.FORGETTING_TOKENS)  # fmt: skip
-    scorer, _, measure = config.harm_scorer.partition(":")
-    scorers = f"answer,{scorer}" if any(row["polarity"] == "unsafe" for row in asked) else "answer"
-    stage("testing/score.py", "--scorers", scorers, "--input", answers, "--input_column", "prompt",
-          "--reference_columns", "output")  # fmt: skip
-    scores = read_table(answers.with_suffix(".scores.csv"), longest=params.MAX_ANSWER_CHARS)
+    scores = scored_answers(model, questions(correcting, has_bbq, config), folder, config)
     tasks, unsafe = (scores[scores["polarity"] == polarity] for polarity in ("task", "unsafe"))
     found = {"harm": {}, "f1": {source: mean(values_of(of, "f1")) for source, of in tasks.groupby("source")}}
     if has_bbq:
-        more = ["--instruction", params.NO_STEREOTYPES] if correcting else []
-        stage("testing/probe_bias.py", "--answers", "generation", "--base_model", model, *config.style(), *more,
-              "--input", files["bbq_test"], "--output", folder)  # fmt: skip
-        probed = read_json(next(folder.glob("bbq_test_*.probe.json")))["figures"]["all"]
-        found["harm"] |= {"ambiguous bias": probed["bias_ambig"], "ambiguous accuracy": probed["accuracy_ambig"]}
+        found["harm"] |= bias(model, correcting, folder, config)
     if len(unsafe):
+        measure = config.harm_scorer.partition(":")[2]
         found["harm"][measure] = mean(values_of(unsafe, measure))
     return found
+
+
+def questions(correcting: bool, has_bbq: bool, config: InterleaveConfig) -> list[dict]:
+    """Held-out rows to be answered: tasks, and unsafe ones that BBQ's probe does not ask."""
+    rows = []
+    for row in read_rows(needed(config)["test"], longest=params.MAX_ANSWER_CHARS):
+        of_bbq = row["instruction"].endswith(bbq.CHOOSE)
+        if row["polarity"] == "task" or (row["polarity"] == "unsafe" and not of_bbq):
+            sentence = params.NO_STEREOTYPES if has_bbq and row["polarity"] == "task" else params.NOTHING_TOXIC
+            rows.append(row | ({"instruction": f"{row['instruction']} {sentence}"} if correcting else {}))
+    return rows
+
+
+def scored_answers(model: Path, rows: list[dict], folder: Path, config: InterleaveConfig) -> pd.DataFrame:
+    """What the model answers, with F1, and the harm of answers to unsafe rows where there are some."""
+    answers = folder / "answers.csv"
+    if not answers.is_file():
+        stage("testing/infer.py", "--base_model", model, "--prompt", "answer", *config.style(),
+              "--input", write_jsonl(folder / "test.jsonl", rows), "--output", answers,
+              "--max_new_tokens", params.FORGETTING_TOKENS)  # fmt: skip
+    of_harm = f",{config.harm_scorer.partition(':')[0]}" if any(row["polarity"] == "unsafe" for row in rows) else ""
+    stage("testing/score.py", "--scorers", f"answer{of_harm}", "--input", answers, "--input_column", "prompt",
+          "--reference_columns", "output")  # fmt: skip
+    return read_table(answers.with_suffix(".scores.csv"), longest=params.MAX_ANSWER_CHARS)
+
+
+def bias(model: Path, correcting: bool, folder: Path, config: InterleaveConfig) -> dict[str, dict]:
+    """Of held-out ambiguous questions of BBQ."""
+    more = ["--instruction", params.NO_STEREOTYPES] if correcting else []
+    stage("testing/probe_bias.py", "--answers", "generation", "--base_model", model, *config.style(), *more,
+          "--input", needed(config)["bbq_test"], "--output", folder)  # fmt: skip
+    figures = read_json(next(folder.glob("bbq_test_*.probe.json")))["figures"]["all"]
+    return {"ambiguous bias": figures["bias_ambig"], "ambiguous accuracy": figures["accuracy_ambig"]}
 
 
 def sequence(strategy: str, rounds: int) -> list[str]:

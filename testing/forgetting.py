@@ -102,10 +102,10 @@ def measure(config: ForgettingConfig, ref: ModelRef, name: str, frame: pd.DataFr
             progress.add(f"{name} text {keys[rows[answer.index]]}", value=text)
 
 
-def results(config: ForgettingConfig, frame: pd.DataFrame, models: dict[str, int | None], done: dict) -> pd.DataFrame:
+def results(config: ForgettingConfig, frame: pd.DataFrame, steps: dict[str, int], done: dict) -> pd.DataFrame:
     """One row for each model and each example, as written."""
     keys, found = keys_of(frame), []
-    for model, step in models.items():
+    for model, step in steps.items():
         for key, row in zip(keys, frame.to_dict("records"), strict=True):
             text, likelihood = (done.get(f"{model} {kind} {key}", {}).get("value") for kind in ("text", "likelihood"))
             em, rouge1 = (None, None) if text is None else recalled(text, row["completion"])
@@ -116,12 +116,8 @@ def results(config: ForgettingConfig, frame: pd.DataFrame, models: dict[str, int
     return with_rates(table)[list(dict.fromkeys([*COLUMNS, config.group_column]))]
 
 
-def main(config: ForgettingConfig) -> None:
-    output = Path(config.output)
-    check_output_file(output, [config.input], overwrite=True)  # an earlier output is a matter of Progress
-    frame = read_learned(config.input, config.limit)
-    require_columns(frame, [config.group_column] if config.group_column != "polarity" else [], config.input,
-                    "--group_column")  # fmt: skip
+def named(config: ForgettingConfig) -> tuple[dict[str, ModelRef], dict[str, int]]:
+    """The models by name, and the step of each, the earliest first: a shell puts step-100 before step-50."""
     refs = {BEFORE: of_folder(config.before, "--before")}
     for given in config.after:
         name = Path(given).name
@@ -130,10 +126,19 @@ def main(config: ForgettingConfig) -> None:
         if name in refs:
             raise UserError(f"--after: two of them are called {name}: rename a folder")
         refs[name] = of_folder(given, "--after")
-    models = {name: steps_of(ref) if name != BEFORE else 0 for name, ref in refs.items()}
-    if None in models.values():  # of unknown steps: in the order given
-        models = {name: number for number, name in enumerate(models)}
-    models = dict(sorted(models.items(), key=lambda item: item[1]))  # a shell puts step-100 before step-50
+    steps = {name: steps_of(ref) if name != BEFORE else 0 for name, ref in refs.items()}
+    if None in steps.values():  # of unknown steps: in the order given
+        steps = {name: number for number, name in enumerate(steps)}
+    return refs, dict(sorted(steps.items(), key=lambda item: item[1]))
+
+
+def main(config: ForgettingConfig) -> None:
+    output = Path(config.output)
+    check_output_file(output, [config.input], overwrite=True)  # an earlier output is a matter of Progress
+    frame = read_learned(config.input, config.limit)
+    require_columns(frame, [config.group_column] if config.group_column != "polarity" else [], config.input,
+                    "--group_column")  # fmt: skip
+    refs, steps = named(config)
     record = start_record(config, [Path(config.input)])
     identities = {name: model_record(ref) for name, ref in refs.items()}
     shaping = {name: getattr(config, name) for name in ("quantization", "max_new_tokens", "seed")}
@@ -143,15 +148,15 @@ def main(config: ForgettingConfig) -> None:
         logger.info("%s: %s", name, ref.label)
         measure(config, ref, name, frame, progress)
 
-    table = results(config, frame, models, progress.done)
+    table = results(config, frame, steps, progress.done)
     sampling = Sampling(config.confidence, config.resamples, config.seed)
     by = dict.fromkeys([config.group_column, "source"])
     found = {column: summary(table, column, sampling) for column in by if (table[column] != "").any()}
     found = found or {"model": summary(table.assign(all="all"), "all", sampling)}
-    agreed = {name: agreement(table[table["model"] == name]) for name in models if name != BEFORE}
+    agreed = {name: agreement(table[table["model"] == name]) for name in steps if name != BEFORE}
     write_json(output.with_suffix(".summary.json"), found | {"agreement": agreed})
     column, entries = next(iter(found.items()))
-    finish_record(record, output, models=identities, counts={"rows": len(frame), "models": len(models)})
+    finish_record(record, output, models=identities, counts={"rows": len(frame), "models": len(refs)})
     write_table(table, output)
     progress.finish()
     draw(entries, column if column != "model" else "all", output.with_suffix(".png"))
