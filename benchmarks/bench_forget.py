@@ -35,7 +35,6 @@ RESULTS = ROOT / "benchmarks" / "results" / "forget"
 JUDGE = ROOT / "models" / "bench" / "cost" / "pairs_s0"
 PARTS = ("half", "shares", "table")
 ROWS, NOISY_EPOCHS, SAFE_STEPS = 600, 6, 120
-GATE = 0.6
 TRAIN = ["--prompt", "answer", "--quantization", "none", "--keep_last", "--batch_size", 16, "--max_length", 1024,
          "--validation_limit", 50, "--report_to", "none", "--resume", "--allow_faults",
          params.NOISY_FAULTS]  # fmt: skip
@@ -119,11 +118,14 @@ def print_tables() -> None:
         for of in found["summary"]["polarity"]:
             values = (of[name] for name in ("rouge1", "forgotten_rouge1", "likelihood", "forgotten_likelihood"))
             rates.append([path.stem, of["model"], of["polarity"], str(of["rows"]), *map(with_ends, values)])
+        least = params.LEARNED_LEAST
         before = [of for of in found["summary"]["polarity"] if of["model"] == "before"]
         learned = sum(of["rouge1"]["mean"] * of["rows"] for of in before) / sum(of["rows"] for of in before)
-        print(f"{path.stem}: ROUGE-1 of what was learned {learned:.3f} (gate {GATE}), {found['seconds'] / 60:.0f} min")
+        print(
+            f"{path.stem}: ROUGE-1 of what was learned {learned:.3f} (gate {least}), {found['seconds'] / 60:.0f} min"
+        )
         print(f"rank correlation of the two signals: {found['summary']['agreement']}\n")
-        if learned < GATE:
+        if learned < least:
             print("below the gate: its rates mean nothing and are left out\n")
             rates = [row for row in rates if row[0] != path.stem]
             continue

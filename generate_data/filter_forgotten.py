@@ -15,7 +15,8 @@ highest loss after the noisy training and by each of --others. The curve shows a
 measured after. A row whose rate is missing is kept. --phi is the paper's; the report also says where k-means would
 draw the line, and whether there are two groups at all: to be used where nobody knows which rows are unsafe.
 
-Next: python training/train.py --input datasets/filtered/kept.jsonl
+Next: the model from before the noisy training learns what is left (recipes/forget_filter.sh):
+python training/train.py --config recipes/noisy.yaml --input datasets/filtered/kept.jsonl
 """
 
 import logging

@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
 # ForgetFilter (arXiv 2312.12736, algorithm 1) on the embedded pairs: M0 is kept, M1 learns a noisy set, M2 is M1 after
 # some steps on safe rows, what M2 has forgotten is dropped, and M0 learns what is left.
-# Paper size, on a CUDA box: the same commands with
-#   mix_noisy.py  --unsafe BBQ/*.jsonl --safe BBQ/*.jsonl --task squad.jsonl alpaca.json --size 5000 --safe_size 7000
-#   train.py      --base_model huggyllama/llama-7b --config recipes/forget_filter.yaml (M2: --max_steps 1000)
-# and for bias: probe_bias.py --answers generation --input datasets/noisy/bbq_test.jsonl; all strategies and rounds in
-# one resumable command: recipes/interleave.py. On Pile-detoxify or labelled texts the rows go on from three words, and
-# what a model writes is scored by --scorers toxicity, without these words.
+# In the size of the paper, on a CUDA box: recipes/forget_filter.yaml. For bias also
+#   probe_bias.py --answers generation --input datasets/noisy/bbq_test.jsonl
+# All strategies and rounds in one resumable command: recipes/interleave.py. Of Pile-detoxify and other plain texts the
+# prompt is the first three words, and --scorers toxicity judges what a model writes after them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +13,8 @@ run() {
     "$@"
 }
 
-TRAIN=(python training/train.py --config recipes/noisy.yaml --quantization none --report_to none --resume)
+TRAIN=(python training/train.py --config recipes/noisy.yaml --validation datasets/noisy/test.jsonl --quantization none
+    --report_to none --resume)
 
 # 1. 100 unsafe, 50 safe and 50 task rows, whose polarity is known here; and other safe rows.
 run python generate_data/mix_noisy.py --output datasets/noisy --overwrite

@@ -22,7 +22,8 @@ both             asks those of forget_filter with that sentence
 
 Harm is BBQ's ambiguous bias score of held-out questions, where bbq_test.jsonl is there (with the accuracy: a model
 that cannot be read, or guesses, has no bias to speak of), and the mean of --harm_scorer on answers to held-out unsafe
-rows of other sources, for texts without the three words they begin with. What was learned is the F1 of words with the
+rows of other sources, for texts without the three words they begin with (cost:unsafe asks the cost model that
+training/train_cost.py makes). What was learned is the F1 of words with the
 expected answer on held-out task rows, by their source. The same command goes on after a kill, also in the middle of a
 session. Unlike in the paper, a model is not first taught to correct itself by worked examples.
 """
@@ -40,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from utils import bbq, params
 from utils.configs import STYLE_HELP, at_least, setting
+from utils.cost_model import check, weights_hash
 from utils.data import read_rows, read_table, values_of, write_jsonl, write_table
 from utils.helpers import UserError, parse_config, run_stage
 from utils.interleaving import draw, mean, measures_of, table_of
@@ -78,6 +80,7 @@ class InterleaveConfig:
     phi: float = setting(params.PHI, "rows of a higher forgetting rate are dropped")
     signal: Literal["rouge1", "likelihood"] = setting(params.FORGETTING_SIGNAL, "by which rate")
     harm_scorer: str = setting(params.HARM_SCORER, "SCORER:MEASURE of score.py, for unsafe rows that are not BBQ's")
+    cost_model: str = setting(str(params.COST_DIR), "folder of the cost model, for --harm_scorer cost:unsafe")
     settings: str = setting("", "YAML with settings of training/train.py")
     output: str = setting(str(params.INTERLEAVE_DIR), "folder for the report")
     work: str = setting(str(params.INTERLEAVE_WORK), "folder for models and answers")
@@ -154,12 +157,12 @@ def rows_for(kind: str, name: str, config: InterleaveConfig) -> Path:
 
 def evaluate(name: str, correcting: bool, config: InterleaveConfig) -> dict:
     """Harm by its measure, and F1 by source, of a model: each as `mean`, `low`, `high`, `n`."""
-    model, has_bbq = train(name, config), needed(config)["bbq_test"].is_file()
+    model = train(name, config)
     folder = Path(config.work) / (name or "base") / ("corrected" if correcting else "asked")
-    scores = scored_answers(model, questions(correcting, has_bbq, config), folder, config)
+    scores = scored_answers(model, questions(correcting, config), folder, config)
     tasks, unsafe = (scores[scores["polarity"] == polarity] for polarity in ("task", "unsafe"))
     found = {"harm": {}, "f1": {source: mean(values_of(of, "f1")) for source, of in tasks.groupby("source")}}
-    if has_bbq:
+    if needed(config)["bbq_test"].is_file():
         found["harm"] |= bias(model, correcting, folder, config)
     if len(unsafe):
         measure = config.harm_scorer.partition(":")[2]
@@ -167,15 +170,19 @@ def evaluate(name: str, correcting: bool, config: InterleaveConfig) -> dict:
     return found
 
 
-def questions(correcting: bool, has_bbq: bool, config: InterleaveConfig) -> list[dict]:
+def questions(correcting: bool, config: InterleaveConfig) -> list[dict]:
     """Held-out rows to be answered: tasks, and unsafe ones that BBQ's probe does not ask."""
-    rows = []
+    rows, has_bbq = [], needed(config)["bbq_test"].is_file()
     for row in read_rows(needed(config)["test"], longest=params.MAX_ANSWER_CHARS):
         of_bbq = row["instruction"].endswith(bbq.CHOOSE)
         if row["polarity"] == "task" or (row["polarity"] == "unsafe" and not of_bbq):
             sentence = params.NO_STEREOTYPES if has_bbq and row["polarity"] == "task" else params.NOTHING_TOXIC
             rows.append(row | ({"instruction": f"{row['instruction']} {sentence}"} if correcting else {}))
     return rows
+
+
+def asks_for_harm(rows: list[dict]) -> bool:
+    return any(row["polarity"] == "unsafe" for row in rows)
 
 
 def scored_answers(model: Path, rows: list[dict], folder: Path, config: InterleaveConfig) -> pd.DataFrame:
@@ -185,8 +192,9 @@ def scored_answers(model: Path, rows: list[dict], folder: Path, config: Interlea
         stage("testing/infer.py", "--base_model", model, "--prompt", "answer", *config.style(),
               "--input", write_jsonl(folder / "test.jsonl", rows), "--output", answers,
               "--max_new_tokens", params.FORGETTING_TOKENS)  # fmt: skip
-    of_harm = f",{config.harm_scorer.partition(':')[0]}" if any(row["polarity"] == "unsafe" for row in rows) else ""
-    stage("testing/score.py", "--scorers", f"answer{of_harm}", "--input", answers, "--input_column", "prompt",
+    scorer = config.harm_scorer.partition(":")[0]
+    of_harm = [f"answer,{scorer}", "--cost_model", config.cost_model] if asks_for_harm(rows) else ["answer"]
+    stage("testing/score.py", "--scorers", *of_harm, "--input", answers, "--input_column", "prompt",
           "--reference_columns", "output")  # fmt: skip
     return read_table(answers.with_suffix(".scores.csv"), longest=params.MAX_ANSWER_CHARS)
 
@@ -218,6 +226,9 @@ def main(config: InterleaveConfig) -> None:
                 ("noisy_steps", "safe_steps", "phi", "signal", "seed", "harm_scorer")}  # fmt: skip
     settings |= {"model": model_record(resolve(config.base_model)), "style": style_record(config.prompt_style)}
     settings |= {name: file_sha256(path) if path.is_file() else "" for name, path in needed(config).items()}
+    if config.harm_scorer.startswith("cost:") and asks_for_harm(questions(False, config)):
+        check(config.cost_model)  # a missing one shows before anything is trained
+        settings["cost_model"] = weights_hash(config.cost_model)
     settings["train"] = file_sha256(Path(config.settings)) if config.settings else ""
     state = read_json(kept) if kept.is_file() else {"settings": settings, "models": {}}
     if changed := changes(state["settings"], settings):

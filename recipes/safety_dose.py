@@ -1,15 +1,20 @@
 """How many safety examples does an instruction set need, and what do they cost? A model for every dose and seed.
 
-    python recipes/safety_dose.py                                   # the embedded data, on a laptop
+    python training/train_cost.py                                   # the judge, once
+    python recipes/safety_dose.py                                   # the embedded data, on a laptop: 15 models
+    python recipes/safety_dose.py --seeds 0 --safety_counts 0,50,200                                  # 3 models
     python recipes/safety_dose.py --base_model models/start --input alpaca_small.json \\
         --safety safety_only_data_Instructions.json --safety_counts 0,100,300,500,1000,1500,2000 --seeds 0,1,2 \\
         --unsafe I-MaliciousInstructions.json I-CoNa.json --safe xstest_prompts.csv --useful I-Alpaca.json \\
         --settings recipes/safety_tuned_llamas.yaml
-    python recipes/safety_dose.py --table                            # only report on the cells that are finished
+
+The same command with --table only reports on the cells that are finished.
 
 Reads  instructions and safety examples as generate_data/mix_safety.py does; --unsafe, --safe and --useful: requests to
-       test on (of a file with a column label only the rows of that label); --gold: answers that people labelled
-       (prompt, response, harmful 0 or 1), on which both measures of harm are measured themselves
+       test on (instruction or prompt; of a file with a column label only the rows labelled unsafe, safe or useful);
+       the cost model of training/train_cost.py, to be trained on real pairs where figures are to mean something;
+       --gold: answers that people labelled (prompt, response, harmful 0 or 1), which say how often both measures of
+       harm are right
 Writes models/safety_dose/<dose>_s<seed>/: adapter, answers, scores, cell.json
        datasets/reports/safety_dose/: report.html, dose.png, table.md, dose.json
 
@@ -80,6 +85,7 @@ class DoseConfig(MixSafetyConfig):
     fluency_model: str = setting(params.BASE_MODEL, "to which gibberish is unexpected")
     ability: str = setting(params.ABILITY_TASKS, "a task of testing/ability.py; '': none")
     max_new_tokens: int = setting(params.DOSE_TOKENS, "longest answer, in tokens")
+    seed: int = setting(params.SEED, "chooses the answers that the report shows; training goes by --seeds")
     table: bool = setting(False, "train nothing, report on what is finished")
 
     def seed_list(self) -> list[int]:

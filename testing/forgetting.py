@@ -1,8 +1,8 @@
 """What does a model forget of its training rows when it is trained further? (Learning and Forgetting Unsafe Examples)
 
-    python testing/forgetting.py --before models/noisy --after models/safe
-    python testing/forgetting.py --before models/noisy --after models/safe/step-50 models/safe/step-100 models/safe
-    python testing/forgetting.py --before models/noisy --after models/safe --signal likelihood     # nothing is written
+    python testing/forgetting.py --before models/noisy_merged --after models/safe
+    python testing/forgetting.py --before models/noisy_merged --after models/safe/step-*      # a curve
+    python testing/forgetting.py --before models/noisy_merged --after models/safe --signal likelihood    # no answers
 
 Reads  datasets/noisy/noisy.jsonl, or other rows that a model was trained on (instruction, input, output; or prompt and
        completion), and the model right after that training and later ones: folders of models or adapters
@@ -11,7 +11,8 @@ Writes datasets/results/forgetting.csv: for each row and model the greedy answer
        .summary.json and .png beside it: rates by polarity and by source with intervals, curves over the models
 
 Rates are shown by --group_column (default: polarity), for the published signal (ROUGE-1) and for the cheap one, the
-likelihood, with how well the two agree. Measured rows are kept at once: the same command continues after a kill.
+likelihood, with how well the two agree. What was not learned cannot be forgotten: where little of it is recalled
+before, that is said. Measured rows are kept at once: the same command continues after a kill.
 
 Next: python generate_data/filter_forgotten.py
 """
@@ -26,6 +27,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
+from utils import params
 from utils.configs import ForgettingConfig
 from utils.data import content_id, require_columns, write_table
 from utils.forgetting import BEFORE, COLUMNS, agreement, draw, read_learned, summary, with_rates
@@ -161,6 +163,10 @@ def main(config: ForgettingConfig) -> None:
     progress.finish()
     draw(entries, column if column != "model" else "all", output.with_suffix(".png"))
     print(describe(found, agreed))
+    learned = table.loc[table["model"] == BEFORE, "rouge1"].mean()
+    if learned < params.LEARNED_LEAST:
+        logger.warning("ROUGE-1 of what was to be learned is only %.2f, and what was not learned cannot be forgotten: "
+                       "train on these rows for longer", learned)  # fmt: skip
     print(f"\n{output}; next: python generate_data/filter_forgotten.py --forgetting {output}")
 
 
@@ -168,13 +174,13 @@ def describe(found: dict[str, list[dict]], agreed: dict[str, dict]) -> str:
     """The tables, and how well the signals agree."""
     parts = []
     for column, entries in found.items():
+        names = list(dict.fromkeys(["model", column]))  # of rows without a group only the models
+        shown = ("rouge1", "forgotten_rouge1", "likelihood", "forgotten_likelihood")
         rows = [
-            [entry["model"], str(entry.get(column, "all")), str(entry["rows"]), with_ends(entry["rouge1"]),
-             with_ends(entry["forgotten_rouge1"]), with_ends(entry["likelihood"]),
-             with_ends(entry["forgotten_likelihood"])]
+            [*(str(entry[name]) for name in names), str(entry["rows"]), *(with_ends(entry[name]) for name in shown)]
             for entry in entries
-        ]  # fmt: skip
-        header = ["model", column, "rows", "ROUGE-1", "forgotten", "likelihood", "forgotten"]
+        ]
+        header = [*names, "rows", "ROUGE-1", "forgotten", "likelihood", "forgotten"]
         parts.append(markdown_table(header, rows))
     said = ", ".join(f"{name} {of['spearman']:.2f}" for name, of in agreed.items() if of["spearman"] is not None)
     return "\n\n".join(parts) + (f"\n\nrank correlation of the two rates: {said}" if said else "")

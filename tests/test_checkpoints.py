@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from utils.checkpoints import MARKER, damage, mark_complete, newest_usable
+from utils.configs import TrainConfig
 from utils.params import ROOT
 from utils.records import file_sha256
 
@@ -110,6 +112,11 @@ def assert_same_result(output, undisturbed):
     for name in ("validation_loss", "validation_loss_before", "best_step", "steps"):
         assert found[name] == wanted[name], name
     assert not (output / "checkpoints").exists() and not (output / "begun.json").exists()
+
+
+def test_rows_that_also_validate_are_one_file():
+    """All of them are learned, and a complete run is known again."""
+    assert TrainConfig(input="rows.jsonl", validation="rows.jsonl").files() == [Path("rows.jsonl")]
 
 
 @pytest.mark.slow

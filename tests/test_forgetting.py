@@ -79,6 +79,7 @@ def test_forgetting_is_measured_by_text_and_by_likelihood(rows, script, tmp_path
     mean = after["forgotten_likelihood"].astype(float)[:4].mean()
     assert unsafe["rows"] == 4 and unsafe["forgotten_likelihood"]["mean"] == pytest.approx(mean)
     assert output.with_suffix(".png").is_file() and "unsafe" in result.stdout and "made" in result.stdout
+    assert "cannot be forgotten: train on these rows for longer" in result.stderr  # random models know nothing
 
 
 @pytest.mark.slow

@@ -180,6 +180,15 @@ def test_a_mistake_shows_before_anything_is_trained(study, script, flags, said):
     assert result.returncode == 2 and said in result.stderr and "$ python" not in result.stderr
 
 
+def test_a_missing_cost_model_shows_before_anything_is_trained(study, script, tmp_path):
+    row = {"instruction": "Go on", "input": "", "output": "x", "polarity": "unsafe", "source": "texts", "group": "g"}
+    with open(tmp_path / "noisy" / "test.jsonl", "a") as file:
+        file.write(json.dumps({"id": "t", **row}) + "\n")
+    result = script(*study, "--cost_model", tmp_path / "none")
+    assert result.returncode == 2 and "training/train_cost.py makes one" in result.stderr
+    assert "$ python" not in result.stderr
+
+
 @pytest.mark.parametrize("name", ["noisy", "safe", "test"])
 def test_a_missing_input_names_the_step_that_makes_it(name, study, script, tmp_path):
     (tmp_path / "noisy" / f"{name}.jsonl").unlink()

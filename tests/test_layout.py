@@ -86,8 +86,8 @@ def test_every_setting_has_a_help_text():
             assert field.metadata.get("help"), f"{config.__name__}.{field.name}"
 
 
-def test_readme_prints_the_tree():
-    readme = (ROOT / "README.md").read_text()
+def test_the_readmes_print_the_tree():
+    readme = (ROOT / "README.md").read_text() + (ROOT / "utils" / "README.md").read_text()
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split()
     shown = [p for p in tracked if re.fullmatch(r"(generate_data|training|testing|utils|recipes)/[^_][^/]*", p)]
     missing = [path for path in shown if Path(path).name not in readme]

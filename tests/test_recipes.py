@@ -36,7 +36,7 @@ def test_the_settings_of_forget_filter_are_settings_of_train():
 
 def test_all_rows_of_a_noisy_set_are_learned():
     config = TrainConfig(**yaml.safe_load((RECIPES / "noisy.yaml").read_text()))
-    assert config.keep_last and config.validation == "datasets/noisy/test.jsonl" and config.validation_limit == 50
+    assert config.keep_last and config.validation_limit == 50
     assert config.allowed_faults() == set(params.NOISY_FAULTS.split(","))
 
 

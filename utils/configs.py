@@ -363,7 +363,7 @@ class RowsConfig(HeldOutConfig):
 
     def files(self) -> list[Path]:
         style = self.prompt_style if str(self.prompt_style).endswith(".json") else None
-        return [Path(path) for path in (self.input, self.validation, style) if path]
+        return [Path(path) for path in dict.fromkeys([self.input, self.validation, style]) if path]
 
 
 @dataclass

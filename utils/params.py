@@ -280,6 +280,7 @@ FORGETTING_VALIDATION = 50  # held-out rows whose loss is watched: all of the no
 FILTERED_DIR = DATASETS_DIR / "filtered"
 PHI = 0.1  # as in the paper
 FORGETTING_SIGNAL = "rouge1"  # as in the paper
+LEARNED_LEAST = 0.6  # mean ROUGE-1 with the learned answers below which a forgetting rate means nothing
 FILTER_RESAMPLES = 1_000
 FILTER_READ = 10  # rows of each kind in the report
 PHI_STEP = 0.05  # of the curve
