@@ -17,7 +17,6 @@ training/train_toxicity.py from rows that no system was trained, tuned or tested
 import argparse
 import json
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from utils.metrics import chrf, contains, is_copy, removed_words, words
 from utils.params import ROOT
 from utils.records import whole_file
 from utils.report import markdown_table, with_ends
+from utils.stages import stage
 from utils.stats import Sampling, mean_interval, paired_difference
 
 WORK = ROOT / "models" / "bench"
@@ -87,12 +87,6 @@ def prepare(frame: pd.DataFrame, rows: int) -> None:
     texts = [*judge["toxic"], *(smallest_edit(row) for _, row in judge.iterrows())]
     labels = ["toxic"] * len(judge) + ["neutral"] * len(judge)
     write_table(pd.DataFrame({"text": texts, "label": labels}), WORK / "judge.csv")
-
-
-def stage(script: str, *flags) -> None:
-    command = [sys.executable, script, *map(str, flags)]
-    print("$ python", *command[1:], flush=True)
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def train_judge() -> Path:

@@ -137,6 +137,10 @@ def main(config: FilterConfig) -> None:
     polarity = frame["polarity"] if "polarity" in frame else pd.Series("", index=frame.index)
     unsafe = (polarity == "unsafe").to_numpy()
     known = 0 < unsafe.sum() < len(unsafe)
+    if config.others and not known:
+        raise UserError(
+            f"--others: filters are judged by a column polarity that names unsafe rows, see {config.input}"
+        )
     others = other_filters(config, before, ids)
     compared = compare(rates, unsafe, others, config) if known else {}
     suggested = suggestion(forgotten, Sampling(config.confidence, config.resamples, config.seed))
@@ -184,7 +188,8 @@ def in_words(
     else:
         lines.append(
             f"the rates do not surely fall into two groups (two explain {suggested['explained']:.0%} of their "
-            f"variance, at least {suggested['explained_low']:.0%}; of evenly spread values they would explain 75 %), "
+            f"variance, at least {suggested['explained_low']:.0%}; of evenly spread values they would explain "
+            f"{params.TWO_GROUPS:.0%}), "
             "so no phi is suggested"
         )
     return lines

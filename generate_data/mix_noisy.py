@@ -6,7 +6,7 @@
     python generate_data/mix_noisy.py --unsafe harmfulqa.json --safe harmfulqa.json --task alpaca.json
     python generate_data/mix_noisy.py --unsafe pile/*.parquet --safe pile/*.parquet --task squad.jsonl alpaca.json
 
-Reads  BBQ, HarmfulQA, Pile-detoxify, SQuAD, Alpaca, judged responses or labelled texts, told by their columns
+Reads  BBQ, HarmfulQA, Pile-detoxify, SQuAD, Alpaca, judged responses or labelled texts, recognised by their columns
        (utils/noisy.py); a file may be both --unsafe and --safe
 Writes datasets/noisy/: noisy.jsonl (what is learned downstream), safe.jsonl (for safety fine-tuning afterwards),
        test.jsonl (held out, for infer.py and the scorer answer), bbq_test.jsonl (held-out questions of BBQ as
@@ -120,6 +120,8 @@ def main(config: MixNoisyConfig) -> None:
     record = start_record(config, files)
     learned, held_out = split(config)
     sizes = config.sizes(config.size, list(learned))
+    if empty := next((name for name in sizes if not sizes[name]), None):
+        raise UserError(f"--size {config.size} at --unsafe_share {config.unsafe_share} leaves no row of {empty}")
     if short := next((name for name in sizes if len(learned[name]) < sizes[name]), None):
         raise UserError(
             f"{sizes[short]} examples of {short} are wanted, there are {len(learned[short])} beside those held out: "

@@ -39,8 +39,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
+from testing.scorers import load_scorers
 from utils import bbq, params
-from utils.configs import STYLE_HELP, at_least, setting
+from utils.configs import STYLE_HELP, at_least, check_phi, names, setting
 from utils.cost_model import check, weights_hash
 from utils.data import read_rows, read_table, values_of, write_jsonl, write_table
 from utils.helpers import UserError, parse_config, run_stage
@@ -57,7 +58,7 @@ from utils.records import (
     whole_folder,
     write_json,
 )
-from utils.stages import stage
+from utils.stages import check_training, stage
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class InterleaveConfig:
     base_model: str = setting(params.BASE_MODEL, "folder or Hub id of the model to begin with")
     prompt_style: str | None = setting(None, STYLE_HELP)
     strategies: str = setting(",".join(STRATEGIES), "which, joined by commas")
-    rounds: int = setting(params.INTERLEAVE_ROUNDS, "sessions of either kind; the paper has six")
+    rounds: int = setting(params.INTERLEAVE_ROUNDS, "a round is a noisy session and a safe one; the paper has six")
     noisy_steps: int = setting(params.NOISY_STEPS, "optimiser steps on a noisy set; the paper has 2,000")
     safe_steps: int = setting(params.SAFE_STEPS, "the same on the safe set; for ForgetFilter the paper has 1,000")
     phi: float = setting(params.PHI, "rows of a higher forgetting rate are dropped")
@@ -89,16 +90,15 @@ class InterleaveConfig:
     table: bool = setting(False, "train nothing, report on what is finished")
 
     def chosen(self) -> list[str]:
-        return [name.strip() for name in self.strategies.split(",") if name.strip()]
+        return names(self.strategies)
 
     def __post_init__(self):
         if not self.chosen() or not set(self.chosen()) <= set(STRATEGIES):
             raise ValueError(f"--strategies {self.strategies}: there are {', '.join(STRATEGIES)}")
         at_least(1, self, "rounds", "noisy_steps", "safe_steps")
-        if not -1 <= self.phi < 1:
-            raise ValueError(f"--phi {self.phi}: rates lie between -1 and 1")
+        check_phi(self.phi)
         if not all(self.harm_scorer.partition(":")):
-            raise ValueError(f"--harm_scorer {self.harm_scorer}: give SCORER:MEASURE, e.g. toxicity:toxicity")
+            raise ValueError(f"--harm_scorer {self.harm_scorer}: give SCORER:MEASURE, e.g. toxicity:toxic")
         if self.table and self.overwrite:
             raise ValueError("--table reports on what --overwrite would delete: leave one out")
 
@@ -115,10 +115,10 @@ def needed(config: InterleaveConfig) -> dict[str, Path]:
     return found
 
 
-def train(name: str, config: InterleaveConfig) -> Path:
+def train(name: str, config: InterleaveConfig) -> Path | str:
     """The merged model of that name; whatever of it, and of those that it is made from, is there is left as it is."""
     if not name:
-        return Path(resolve(config.base_model).path)
+        return config.base_model
     folder = Path(config.work) / name
     merged, parent, kind = folder / "merged", train(name[:-1], config), name[-1]
     if not (merged / "run.json").is_file():
@@ -185,7 +185,7 @@ def asks_for_harm(rows: list[dict]) -> bool:
     return any(row["polarity"] == "unsafe" for row in rows)
 
 
-def scored_answers(model: Path, rows: list[dict], folder: Path, config: InterleaveConfig) -> pd.DataFrame:
+def scored_answers(model: Path | str, rows: list[dict], folder: Path, config: InterleaveConfig) -> pd.DataFrame:
     """What the model answers, with F1, and the harm of answers to unsafe rows where there are some."""
     answers = folder / "answers.csv"
     if not answers.is_file():
@@ -199,7 +199,7 @@ def scored_answers(model: Path, rows: list[dict], folder: Path, config: Interlea
     return read_table(answers.with_suffix(".scores.csv"), longest=params.MAX_ANSWER_CHARS)
 
 
-def bias(model: Path, correcting: bool, folder: Path, config: InterleaveConfig) -> dict[str, dict]:
+def bias(model: Path | str, correcting: bool, folder: Path, config: InterleaveConfig) -> dict[str, dict]:
     """Of held-out ambiguous questions of BBQ."""
     more = ["--instruction", params.NO_STEREOTYPES] if correcting else []
     stage("testing/probe_bias.py", "--answers", "generation", "--base_model", model, *config.style(), *more,
@@ -214,22 +214,39 @@ def sequence(strategy: str, rounds: int) -> list[str]:
     return [(kind + "s") * (n // 2) + kind * (n % 2) for n in range(2 * rounds + 1)]
 
 
+def identity(config: InterleaveConfig) -> dict:
+    """What tells this study from another one in --work. What is missing or wrong shows here, before anything is
+    trained or deleted.
+
+    Raises:
+        UserError: something is.
+    """
+    check_training(config.settings)
+    scorer, _, measure = config.harm_scorer.partition(":")
+    if measure not in (known := load_scorers(scorer, "--harm_scorer")[scorer].MEASURES):
+        raise UserError(f"--harm_scorer {config.harm_scorer}: {scorer} measures {', '.join(known)}")
+    read = [*needed(config).values(), *([Path(config.settings)] if config.settings else [])]
+    if held := [path for path in read if path.resolve().is_relative_to(Path(config.work).resolve())]:
+        raise UserError(f"--work {config.work} holds the input {held[0]}: name another folder")
+    found = {name: getattr(config, name) for name in ("noisy_steps", "safe_steps", "phi", "signal", "seed")}
+    found |= {"model": model_record(resolve(config.base_model)), "style": style_record(config.prompt_style)}
+    found |= {name: file_sha256(path) if path.is_file() else "" for name, path in needed(config).items()}
+    found |= {"harm_scorer": config.harm_scorer, "cost_model": ""}
+    if scorer == "cost" and asks_for_harm(questions(False, config)):
+        check(config.cost_model)
+        found["cost_model"] = weights_hash(config.cost_model)
+    return found | {"train": file_sha256(Path(config.settings)) if config.settings else ""}
+
+
 def main(config: InterleaveConfig) -> None:
     work, output = Path(config.work), Path(config.output)
     check_output_folder(output, overwrite=True)
     kept = work / "state.json"
     if config.table:
         return report(config, read_json(kept)["models"] if kept.is_file() else {}, output)
+    settings = identity(config)
     if config.overwrite and kept.is_file():  # it is ours
         shutil.rmtree(work)
-    settings = {name: getattr(config, name) for name in
-                ("noisy_steps", "safe_steps", "phi", "signal", "seed", "harm_scorer")}  # fmt: skip
-    settings |= {"model": model_record(resolve(config.base_model)), "style": style_record(config.prompt_style)}
-    settings |= {name: file_sha256(path) if path.is_file() else "" for name, path in needed(config).items()}
-    if config.harm_scorer.startswith("cost:") and asks_for_harm(questions(False, config)):
-        check(config.cost_model)  # a missing one shows before anything is trained
-        settings["cost_model"] = weights_hash(config.cost_model)
-    settings["train"] = file_sha256(Path(config.settings)) if config.settings else ""
     state = read_json(kept) if kept.is_file() else {"settings": settings, "models": {}}
     if changed := changes(state["settings"], settings):
         said = "; ".join(changed)

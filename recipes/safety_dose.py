@@ -37,7 +37,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils import dose, params
-from utils.configs import MixSafetyConfig, setting
+from utils.configs import MixSafetyConfig, at_least, setting
 from utils.cost_model import check, weights_hash
 from utils.data import content_id, read_prompts, read_table, require_columns, write_table
 from utils.dose_report import write_report
@@ -55,7 +55,7 @@ from utils.records import (
     whole_folder,
     write_json,
 )
-from utils.stages import stage
+from utils.stages import check_training, stage
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class DoseConfig(MixSafetyConfig):
     ability: str = setting(params.ABILITY_TASKS, "a task of testing/ability.py; '': none")
     max_new_tokens: int = setting(params.DOSE_TOKENS, "longest answer, in tokens")
     seed: int = setting(params.SEED, "chooses the answers that the report shows; training goes by --seeds")
+    overwrite: bool = setting(False, "train anew cells of --work that were made with other settings")
     table: bool = setting(False, "train nothing, report on what is finished")
 
     def seed_list(self) -> list[int]:
@@ -96,6 +97,9 @@ class DoseConfig(MixSafetyConfig):
     def __post_init__(self):
         super().__post_init__()
         self.seed_list()
+        at_least(1, self, "max_new_tokens")
+        if self.table and self.overwrite:
+            raise ValueError("--table reports on what --overwrite would train anew: leave one out")
         self.evaluation = self.evaluation or list(dict.fromkeys([*self.unsafe, *self.safe, *self.useful]))
 
 
@@ -104,14 +108,13 @@ def write_prompts(config: DoseConfig, path: Path) -> None:
     rows = []
     for kind in KINDS:
         for name in getattr(config, kind):
+            if not (requests := read_prompts(name, kind)):
+                raise UserError(f"--{kind} {name}: no row has {kind} in its column label")
             rows += [
                 {"id": content_id(kind, text), "kind": kind, "set": Path(name).stem, "instruction": text.instruction,
                  "input": text.input, "label": kind if kind != "useful" else ""}
-                for text in read_prompts(name, kind)
+                for text in requests
             ]  # fmt: skip
-    found = {row["kind"] for row in rows}
-    if missing := [kind for kind in KINDS if kind not in found]:
-        raise UserError(f"--{missing[0]}: there are no such requests")
     write_table(pd.DataFrame(rows).drop_duplicates("id"), path)
 
 
@@ -193,6 +196,7 @@ def judges(config: DoseConfig, gold: dict[str, pd.DataFrame]) -> dict[str, dict]
 def main(config: DoseConfig) -> None:
     work, prompts, output = Path(config.work), Path(config.work) / "prompts.csv", Path(config.output)
     check(config.cost_model)
+    check_training(config.settings)
     gold = read_gold(config)
     check_output_folder(output, overwrite=True)
     if config.ability and importlib.util.find_spec("lm_eval") is None:

@@ -43,7 +43,7 @@ from utils.comparison import (
     with_numbers,
 )
 from utils.comparison_page import comparison_page, quoted, rows_of, without_groups
-from utils.configs import CompareConfig
+from utils.configs import CompareConfig, names
 from utils.data import read_table, require_columns, values_of
 from utils.exports import export
 from utils.fairness import COLUMNS, gaps
@@ -72,8 +72,7 @@ def measures_in(systems: Systems) -> dict[str, Measure]:
 
 def group_columns(systems: Systems, config: CompareConfig) -> list[str]:
     first = next(iter(systems.values()))
-    wanted = (params.GROUP_COLUMNS if config.group_columns is None else config.group_columns).split(",")
-    wanted = [column.strip() for column in wanted if column.strip()]
+    wanted = names(params.GROUP_COLUMNS if config.group_columns is None else config.group_columns)
     if config.group_columns is not None:
         require_columns(first, wanted, config.inputs[0], "--group_columns")
     return [column for column in wanted if column in first]

@@ -20,6 +20,7 @@ Next: python generate_data/filter_forgotten.py
 import logging
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from utils import params
-from utils.configs import ForgettingConfig
+from utils.configs import ForgettingConfig, GenerationConfig
 from utils.data import content_id, require_columns, write_table
 from utils.forgetting import BEFORE, COLUMNS, agreement, draw, read_learned, summary, with_rates
 from utils.helpers import UserError, as_switch, parse_config, run_stage
@@ -118,8 +119,9 @@ def results(config: ForgettingConfig, frame: pd.DataFrame, steps: dict[str, int]
     return with_rates(table)[list(dict.fromkeys([*COLUMNS, config.group_column]))]
 
 
-def named(config: ForgettingConfig) -> tuple[dict[str, ModelRef], dict[str, int]]:
-    """The models by name, and the step of each, the earliest first: a shell puts step-100 before step-50."""
+def named(config: ForgettingConfig) -> tuple[dict[str, ModelRef], dict[str, int], str]:
+    """The models by name, the step of each, the earliest first (a shell puts step-100 before step-50), and what these
+    steps are: of training, or where those of one model are unknown places in the order given."""
     refs = {BEFORE: of_folder(config.before, "--before")}
     for given in config.after:
         name = Path(given).name
@@ -129,9 +131,9 @@ def named(config: ForgettingConfig) -> tuple[dict[str, ModelRef], dict[str, int]
             raise UserError(f"--after: two of them are called {name}: rename a folder")
         refs[name] = of_folder(given, "--after")
     steps = {name: steps_of(ref) if name != BEFORE else 0 for name, ref in refs.items()}
-    if None in steps.values():  # of unknown steps: in the order given
-        steps = {name: number for number, name in enumerate(steps)}
-    return refs, dict(sorted(steps.items(), key=lambda item: item[1]))
+    if None in steps.values():
+        return refs, {name: number for number, name in enumerate(steps)}, "models in the order given"
+    return refs, dict(sorted(steps.items(), key=lambda item: item[1])), "steps of training afterwards"
 
 
 def main(config: ForgettingConfig) -> None:
@@ -140,10 +142,11 @@ def main(config: ForgettingConfig) -> None:
     frame = read_learned(config.input, config.limit)
     require_columns(frame, [config.group_column] if config.group_column != "polarity" else [], config.input,
                     "--group_column")  # fmt: skip
-    refs, steps = named(config)
+    refs, steps, along = named(config)
     record = start_record(config, [Path(config.input)])
     identities = {name: model_record(ref) for name, ref in refs.items()}
-    shaping = {name: getattr(config, name) for name in ("quantization", "max_new_tokens", "seed")}
+    shaping = {name: getattr(config, name) for name in ("quantization", "seed")}
+    shaping |= {of.name: getattr(config, of.name) for of in fields(GenerationConfig)}
     shaping["prompt_style"] = style_record(config.prompt_style)
     progress = Progress(output, {"models": identities} | shaping, config.overwrite)
     for name, ref in refs.items():
@@ -161,7 +164,7 @@ def main(config: ForgettingConfig) -> None:
     finish_record(record, output, models=identities, counts={"rows": len(frame), "models": len(refs)})
     write_table(table, output)
     progress.finish()
-    draw(entries, column if column != "model" else "all", output.with_suffix(".png"))
+    draw(entries, column if column != "model" else "all", along, output.with_suffix(".png"))
     print(describe(found, agreed))
     learned = table.loc[table["model"] == BEFORE, "rouge1"].mean()
     if learned < params.LEARNED_LEAST:

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes
 
 from testing.scorers import load_scorers
 from utils import params
-from utils.configs import ScoreConfig, ServerConfig
+from utils.configs import ScoreConfig, ServerConfig, names
 from utils.data import make_room, read_table, require_columns, with_ids, write_table
 from utils.helpers import UserError, parse_config, run_stage
 from utils.records import Progress, file_sha256, finish_record, start_record, write_json
@@ -106,7 +106,7 @@ def read_results(path: Path, config: ScoreConfig, scorers: dict) -> pd.DataFrame
         require_columns(frame, [config.group_column], path, "--group_column")
     if needing := ", ".join({"overlap", "bertscore", "answer"} & set(scorers)):
         flag = f"--reference_columns, or leave {needing} out of --scorers"
-        require_columns(frame, config.reference_columns.split(","), path, flag)
+        require_columns(frame, names(config.reference_columns), path, flag)
     measures = [name for module in scorers.values() for name in module.MEASURES]
     return with_ids(make_room(frame, measures), columns[0])
 

@@ -418,7 +418,7 @@ def test_an_encoder_is_a_base_too(encoder, tmp_path, judged, script):
         (["--method", "full", "--quantization", "nf4"], "--method full cannot train nf4 weights"),
         (["--input", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["--input", "rows.jsonl:1.5"], "what stands after the colon is a share"),
-        (["--validation_share", "1"], "--validation_share 1.0: give a share between 0 and 1"),
+        (["--validation_share", "1"], "--validation_share 1.0: give a share above 0 and below 1"),
         (["--prompt_dropout", "1"], "--prompt_dropout 1.0: give a share from 0 to below 1"),
     ],
 )

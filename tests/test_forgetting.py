@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.test_pipeline import kill_when
+from utils import params
 from utils.filtering import as_many, by_chance, judged, rates_of, suggestion
 from utils.forgetting import draw, summary, with_rates
 from utils.metrics import answer_match, recalled
@@ -80,6 +81,27 @@ def test_forgetting_is_measured_by_text_and_by_likelihood(rows, script, tmp_path
     assert unsafe["rows"] == 4 and unsafe["forgotten_likelihood"]["mean"] == pytest.approx(mean)
     assert output.with_suffix(".png").is_file() and "unsafe" in result.stdout and "made" in result.stdout
     assert "cannot be forgotten: train on these rows for longer" in result.stderr  # random models know nothing
+
+
+def test_a_style_puts_the_input_where_training_put_it(script, tmp_path, tiny_model):
+    import torch
+
+    from utils.loading import load_model, load_tokenizer
+    from utils.models import resolve
+
+    row = {"instruction": "Say it", "input": "twice", "output": "It is", "polarity": "task"}
+    rows, output = write_jsonl(tmp_path / "rows.jsonl", [row]), tmp_path / "forgetting.csv"
+    flags = ["--input", rows, "--before", tiny_model, "--after", tiny_model, "--prompt_style", "alpaca"]
+    result = script(FORGETTING, *flags, "--output", output, "--signal", "likelihood")
+    assert result.returncode == 0, result.stderr
+    ref = resolve(str(tiny_model))
+    model, tokenizer = load_model(ref), load_tokenizer(ref)
+    template = json.loads((params.TEMPLATE_DIR / "alpaca.json").read_text())
+    opening = template["prompt_input"].format(instruction="Say it", input="twice")
+    ids = tokenizer(opening + "It is", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    learned = tokenizer("It is", add_special_tokens=False)["input_ids"]
+    scores = torch.log_softmax(model(ids).logits[0, :-1].float(), dim=-1).gather(1, ids[0, 1:, None])[-len(learned) :]
+    assert pd.read_csv(output)["likelihood"][0] == pytest.approx(scores.mean().exp().item(), rel=0.02)
 
 
 @pytest.mark.slow
@@ -211,7 +233,7 @@ def test_a_group_without_any_rate_is_drawn_as_a_gap(tmp_path):
         for n, (polarity, value) in enumerate([("unsafe", np.nan), ("unsafe", np.nan), ("safe", 0.5), ("safe", 0.7)])
     ])  # fmt: skip
     found = summary(with_rates(table), "polarity", SAMPLING)
-    draw(found, "polarity", tmp_path / "curve.png")
+    draw(found, "polarity", "steps", tmp_path / "curve.png")
     assert (tmp_path / "curve.png").is_file() and found[-1]["step"] == 5
     json.dumps([entry["step"] for entry in found])
 

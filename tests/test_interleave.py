@@ -85,7 +85,7 @@ def asked(study, tmp_path, monkeypatch):
             write_table(frame, Path(of["--output"]))
         if script == "testing/score.py":
             given = Path(of["--input"])
-            write_table(read_table(given).assign(f1="0.5", unsafe="1"), given.with_suffix(".scores.csv"))
+            write_table(read_table(given).assign(f1="0.5", toxic="1"), given.with_suffix(".scores.csv"))
         if script == "testing/probe_bias.py":
             figure = {"mean": 0.1, "low": 0.0, "high": 0.2, "n": 4}
             found = {"figures": {"all": {"bias_ambig": figure, "accuracy_ambig": figure}}}
@@ -157,10 +157,10 @@ def test_unsafe_rows_that_are_not_of_bbq_are_scored_too(asked, tmp_path):
     toxic = {"id": "t", "instruction": params.GO_ON, "input": "you are all", "output": "x", "polarity": "unsafe",
              "source": "texts", "group": "g"}  # fmt: skip
     write(tmp_path / "noisy" / "test.jsonl", [*test, toxic])
-    commands = asked("--strategies", "self_correction", "--harm_scorer", "toxicity:unsafe")
+    commands = asked("--strategies", "self_correction", "--harm_scorer", "toxicity:toxic")
     assert all(of["--scorers"] == "answer,toxicity" for of in inputs(commands, "testing/score.py"))
     state = json.loads((tmp_path / "work" / "state.json").read_text())["models"]
-    assert state["n corrected"]["harm"]["unsafe"]["n"] == 1 and "ambiguous bias" in state["n corrected"]["harm"]
+    assert state["n corrected"]["harm"]["toxic"]["n"] == 1 and "ambiguous bias" in state["n corrected"]["harm"]
     rows = read_table(tmp_path / "work" / "n" / "corrected" / "test.jsonl")
     (said,) = rows["instruction"][rows["polarity"] == "unsafe"]
     assert said == f"{params.GO_ON} {params.NOTHING_TOXIC}"  # BBQ's unsafe rows are asked by its probe
@@ -171,6 +171,8 @@ def test_unsafe_rows_that_are_not_of_bbq_are_scored_too(asked, tmp_path):
     [
         (["--signal", "foo"], "invalid choice"),
         (["--harm_scorer", "toxicity"], "give SCORER:MEASURE"),
+        (["--harm_scorer", "toxicity:rude"], "toxicity measures toxic"),
+        (["--harm_scorer", "nobody:rude"], "--harm_scorer nobody: there are"),
         (["--phi", "2"], "between -1 and 1"),
         (["--table", "--overwrite"], "leave one out"),
     ],
@@ -178,6 +180,26 @@ def test_unsafe_rows_that_are_not_of_bbq_are_scored_too(asked, tmp_path):
 def test_a_mistake_shows_before_anything_is_trained(study, script, flags, said):
     result = script(*study, *flags)
     assert result.returncode == 2 and said in result.stderr and "$ python" not in result.stderr
+
+
+def test_nothing_is_deleted_before_all_is_checked(study, script, tmp_path):
+    kept = tmp_path / "work" / "n" / "merged"
+    kept.mkdir(parents=True)
+    (tmp_path / "work" / "state.json").write_text('{"settings": {}, "models": {}}')
+    for flags, said in (
+        (["--base_model", tmp_path / "none"], "none"),
+        (["--settings", tmp_path / "none.yaml"], "none.yaml"),
+        (["--work", tmp_path], "holds the input"),
+    ):
+        result = script(*study, "--overwrite", *flags)
+        assert result.returncode == 2 and said in result.stderr.splitlines()[-1], result.stderr
+        assert "Traceback" not in result.stderr and kept.is_dir() and (tmp_path / "noisy" / "noisy.jsonl").is_file()
+
+
+def test_a_recipe_wants_adapters(study, script, tmp_path):
+    (tmp_path / "full.yaml").write_text("method: full\n")
+    result = script(*study, "--settings", tmp_path / "full.yaml")
+    assert result.returncode == 2 and "not with method: full" in result.stderr and "$ python" not in result.stderr
 
 
 def test_a_missing_cost_model_shows_before_anything_is_trained(study, script, tmp_path):

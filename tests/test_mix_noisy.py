@@ -151,6 +151,23 @@ def test_every_published_format_is_read(name, tmp_path):
         assert {(row["polarity"], row["source"]) for row in found} == {(polarity, name)}
 
 
+def test_labels_are_read_with_their_blanks_and_as_numbers(tmp_path):
+    rows = [
+        {"instruction": f"Say {n}", "output": "x", "label": label} for n, label in enumerate(["Hate ", "1.0", "no"])
+    ]
+    path, config = str(write(tmp_path / "rows.jsonl", rows)), MixNoisyConfig(unsafe_labels="toxic, hate, 1")
+    assert {row["instruction"] for row in read_examples(path, "unsafe", config, 10)} == {"Say 0", "Say 1"}
+    assert {row["instruction"] for row in read_examples(path, "safe", config, 10)} == {"Say 2"}
+
+
+def test_lists_have_whole_sizes():
+    assert MixNoisyConfig(unsafe_share=0.9).sizes(200, ["unsafe", "safe", "task"]) == {
+        "unsafe": 180,
+        "safe": 10,
+        "task": 10,
+    }
+
+
 def test_toxic_sentences_are_streamed_from_parquet(tmp_path):
     import pandas as pd
 
@@ -183,7 +200,8 @@ def test_squad_is_read_as_published_and_from_parquet(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--unsafe_share", "1.5"], "give a share between 0 and 1"),
+        (["--unsafe_share", "1.5"], "give a share above 0 and below 1"),
+        (["--size", "2"], "leaves no row of"),
         (["--size", "80"], "examples of unsafe are wanted, there are"),
         (["--task", "nothing.jsonl"], "nothing.jsonl: no such file"),
     ],

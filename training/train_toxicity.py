@@ -31,6 +31,7 @@ from utils.data import read_table, require_columns
 from utils.helpers import UserError, describe, parse_config, run_stage
 from utils.loading import check_kind, load_base, load_tokenizer
 from utils.models import model_record, resolve
+from utils.preferences import is_one_of, label_names
 from utils.records import check_output_folder, finish_record, start_record, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -56,9 +57,9 @@ def read_rows(config: ToxicityConfig) -> pd.DataFrame:
     frame = read_table(config.input, config.limit)
     require_columns(frame, [config.text_column], config.input, "--text_column")
     require_columns(frame, [config.label_column], config.input, "--label_column")
-    wanted = {label.strip().lower() for label in config.toxic_labels.split(",")}
-    labels = frame[config.label_column].str.strip().str.lower()
-    rows = pd.DataFrame({"text": frame[config.text_column], "toxic": labels.isin(wanted)})
+    toxic = label_names(config.toxic_labels)
+    labels = [is_one_of(label, toxic) for label in frame[config.label_column]]
+    rows = pd.DataFrame({"text": frame[config.text_column], "toxic": labels})
     rows = rows[rows["text"].str.strip() != ""].reset_index(drop=True)
     return rows.assign(group=rows["text"])
 

@@ -14,14 +14,14 @@ def setting(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
     """Names joined by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _assignments(text: str) -> list[tuple[str, str]]:
     """name=value, joined by commas; the value is empty where the sign is missing."""
-    return [(name.strip(), value.strip()) for name, _, value in (part.partition("=") for part in _names(text))]
+    return [(name.strip(), value.strip()) for name, _, value in (part.partition("=") for part in names(text))]
 
 
 def file_and_share(given: str) -> tuple[str, float]:
@@ -50,11 +50,17 @@ def above_0(config: Any, *flags: str) -> None:
             raise ValueError(f"--{flag} {value}: give a value above 0")
 
 
+def check_phi(phi: float) -> None:
+    """Raises ValueError for a limit of forgetting rates that drops everything, or nothing."""
+    if not -1 <= phi < 1:
+        raise ValueError(f"--phi {phi}: forgetting rates lie between -1 and 1")
+
+
 def between_0_and_1(config: Any, *flags: str) -> None:
     """Raises ValueError for a setting that is 0, 1, or beyond."""
     for flag in flags:
         if not 0 < getattr(config, flag) < 1:
-            raise ValueError(f"--{flag} {getattr(config, flag)}: give a share between 0 and 1")
+            raise ValueError(f"--{flag} {getattr(config, flag)}: give a share above 0 and below 1")
 
 
 STYLE_HELP = "alpaca, or a template file (JSON); default: the chat template that the model comes with"
@@ -169,7 +175,7 @@ class AnnotateConfig(AskConfig, RunConfig):
             raise ValueError(f"--prompt {self.prompt}: a name stands there twice")
 
     def prompts(self) -> list[str]:
-        return _names(self.prompt)
+        return names(self.prompt)
 
 
 @dataclass
@@ -212,7 +218,7 @@ class MixSafetyConfig(RunConfig):
     )
     safety_shares: str | None = setting(None, "their shares of the mixture instead, e.g. 0,0.025,0.1")
     form: Literal["instruction", "question", "mixed"] = setting(
-        params.SAFETY_FORM, "how safety examples ask; question and mixed want a column of that name"
+        params.SAFETY_FORM, "how safety examples ask; question and mixed need a column `question`"
     )
     evaluation: list[str] = field(
         default_factory=lambda: [str(params.SAFETY_TEST_FILE), str(params.PAIRS_TEST_FILE)],
@@ -230,7 +236,7 @@ class MixSafetyConfig(RunConfig):
         flag = "safety_counts" if self.safety_shares is None else "safety_shares"
         given = getattr(self, flag) if getattr(self, flag) is not None else params.SAFETY_COUNTS
         try:
-            values = [int(part) if flag == "safety_counts" else float(part) for part in _names(given)]
+            values = [int(part) if flag == "safety_counts" else float(part) for part in names(given)]
         except ValueError:
             values = []
         least_wrong = float("inf") if flag == "safety_counts" else 1
@@ -271,13 +277,15 @@ class MixNoisyConfig(RunConfig):
 
     def sizes(self, size: int, lists: list[str]) -> dict[str, int]:
         """Rows of each list of `size` in all, as in the code of arXiv 2312.12736: the first one is the unsafe one."""
-        others = int(size * (1 - self.unsafe_share) / (len(lists) - 1))
-        return {name: others if n else int(size * self.unsafe_share) for n, name in enumerate(lists)}
+        unsafe, others = (  # 200 * 0.1 is 19.999...
+            int(round(size * share, 6)) for share in (self.unsafe_share, (1 - self.unsafe_share) / (len(lists) - 1))
+        )
+        return {name: others if n else unsafe for n, name in enumerate(lists)}
 
 
 @dataclass
 class FilterConfig(RunConfig):
-    input: str = setting(str(params.NOISY_FILE), "rows to filter, of any form that has the ids or the same texts")
+    input: str = setting(str(params.NOISY_FILE), "rows to filter: those that testing/forgetting.py measured")
     forgetting: str = setting(str(params.FORGETTING_FILE), "what testing/forgetting.py measured of them")
     output: str = setting(str(params.FILTERED_DIR), "folder for the rows kept and dropped, and the report")
     phi: float = setting(params.PHI, "rows of a higher forgetting rate are dropped")
@@ -302,8 +310,7 @@ class FilterConfig(RunConfig):
         return found
 
     def __post_init__(self):
-        if not -1 <= self.phi <= 1:
-            raise ValueError(f"--phi {self.phi}: rates lie between -1 and 1")
+        check_phi(self.phi)
         at_least(1, self, "resamples")
         between_0_and_1(self, "confidence")
         self.other_scores()
@@ -359,7 +366,7 @@ class RowsConfig(HeldOutConfig):
             raise ValueError(f"--allow_faults {', '.join(unknown)}: there are {', '.join(params.AUDIT_LIMITS)}")
 
     def allowed_faults(self) -> set[str]:
-        return set(_names(self.allow_faults))
+        return set(names(self.allow_faults))
 
     def files(self) -> list[Path]:
         style = self.prompt_style if str(self.prompt_style).endswith(".json") else None
@@ -411,7 +418,7 @@ class OptimiserConfig:
             raise ValueError(f"--seeds {self.seeds}: give different whole numbers, e.g. 0,1,2")
 
     def trackers(self) -> list[str]:
-        return [name for name in _names(self.report_to) if name != "none"]
+        return [name for name in names(self.report_to) if name != "none"]
 
     def seed_list(self) -> list[int]:
         """The seeds to train with; empty if --seeds cannot be read."""
@@ -669,7 +676,7 @@ class DemoConfig(ModelConfig):
     adapter_model: str | None = setting(None, "folder of a trained adapter; its base is read from its run record")
     spotter: str = setting(str(params.SPOTTER_DIR), "marks what is unfair for a model trained with --prompt fill")
     cost_model: str = setting(str(params.COST_DIR), "folder of a cost model; without one there is nothing to score by")
-    cost_threshold: float = setting(params.COST_THRESHOLD, "cost from where on a text is called unsafe")
+    cost_threshold: float = setting(params.COST_THRESHOLD, "cost above which a text is called unsafe")
     cli: bool = setting(False, "talk in the terminal, with no page")
     host: str = setting(params.DEMO_HOST, "address to listen at; 0.0.0.0 lets others of the network in")
     port: int = setting(params.DEMO_PORT, "port of the page")
@@ -729,7 +736,7 @@ class ScoreConfig(ServerConfig):
     trait_label: str = setting("", "style: the label whose probability is the trait; default: the second of two")
 
     def judged_aspects(self) -> list[str]:
-        return _names(self.aspects)
+        return names(self.aspects)
 
     def __post_init__(self):
         super().__post_init__()
@@ -749,7 +756,9 @@ class ScoreConfig(ServerConfig):
 class ForgettingConfig(GenerationConfig, RunConfig):
     input: str = setting(str(params.NOISY_FILE), "rows that the model before was trained on")
     output: str = setting(str(params.FORGETTING_FILE), "CSV to write")
-    before: str = setting(str(params.MODELS_DIR / "noisy"), "the model after that training: a folder, or a Hub id")
+    before: str = setting(
+        str(params.MODELS_DIR / "noisy_merged"), "the model that has just learned them: a folder, or a Hub id"
+    )
     after: list[str] = field(
         default_factory=lambda: [str(params.MODELS_DIR / "safe")],
         metadata={"help": "the model after further training; of several, e.g. step-50 step-100, a curve"},
@@ -761,6 +770,11 @@ class ForgettingConfig(GenerationConfig, RunConfig):
     max_new_tokens: int = setting(params.FORGETTING_TOKENS, "longest answer, in tokens")
     confidence: float = setting(params.CONFIDENCE, "level of the intervals")
     resamples: int = setting(params.BOOTSTRAP_RESAMPLES, "bootstrap resamples of the rows")
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(1, self, "resamples")
+        between_0_and_1(self, "confidence")
 
     def measured(self) -> tuple[str, ...]:
         return {"both": ("likelihood", "text"), "likelihood": ("likelihood",), "rouge1": ("text",)}[self.signal]
@@ -822,7 +836,7 @@ class AbilityConfig(ModelConfig, RunConfig):
             raise ValueError(f"--num_fewshot {self.num_fewshot}: with --data an example might be the question itself")
 
     def task_names(self) -> list[str]:
-        return _names(self.tasks)
+        return names(self.tasks)
 
     def local_data(self) -> dict[str, str]:
         return dict(part.partition("=")[::2] for part in self.data)
@@ -878,7 +892,7 @@ class CompareConfig(RunConfig):
             raise ValueError(f"--detect {self.detect}: a difference is a number other than 0")
 
     def formats(self) -> list[str]:
-        return list(dict.fromkeys(_names(self.export)))
+        return list(dict.fromkeys(names(self.export)))
 
     def labels(self) -> list[tuple[str, str]]:
         return _assignments(self.gold_labels)

@@ -74,8 +74,8 @@ def _verdict(scores: pd.DataFrame, column: str) -> pd.Series:
 
 def of_questions(answers: pd.DataFrame) -> list[float]:
     """Of every question of testing/ability.py whether it was answered right."""
-    metric = next(name for name in answers if name not in ("task", "id"))
-    return [float(value) for value in answers[metric]]
+    metrics = [name for name in answers if name not in ("task", "id")]
+    return [next(float(row[name]) for name in metrics if row[name] != "") for row in answers.to_dict("records")]
 
 
 def judged(scores: pd.DataFrame) -> dict[str, dict]:

@@ -45,7 +45,7 @@ def write_report(folder: Path, cells: Cells, sets: list[str], general: int, judg
     judged = markdown_table(["labelled answers", "measure", "sensitivity", "specificity", "harmful / not"], rates)
     sizes = [f"{name} {found[name][doses[0]]['n'] // seeds}" for name in SHOWN if name in found]
     over = f"prompts and {seeds} seeds" if seeds > 1 else "prompts (one seed: other seeds may differ by more)"
-    counts = f"means with 95 % intervals over {over}; prompts: {', '.join(sizes)}"
+    counts = f"means with {params.CONFIDENCE:.0%} intervals over {over}; prompts: {', '.join(sizes)}"
     draw(found, general, knees, folder / "dose.png")
     write_json(folder / "dose.json", {"measures": found, "knees": knees, "judges": judges, "seeds": seeds})
     parts = [table, counts, "By set of prompts:", markdown_table(set_header, by_set)]

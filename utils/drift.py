@@ -31,7 +31,7 @@ MARGINS = ("safe_margin", "helpful_margin")
 
 
 def read_probe(path: str) -> dict[str, list[Question]]:
-    """Questions of both kinds, each with the answer to be wished for first.
+    """Questions of both kinds, each with the preferred answer first.
 
     Raises:
         UserError: columns are missing, or there are no rows to find drift with.

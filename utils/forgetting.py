@@ -25,7 +25,8 @@ def read_learned(path: str, limit: int | None = None) -> pd.DataFrame:
     """The rows that a model was trained on, with `id`, `prompt` and `completion` beside their own columns."""
     frame = read_table(path, limit, params.MAX_ANSWER_CHARS)
     if {"instruction", "output"} <= set(frame):
-        frame = frame.assign(prompt=instructions_of(frame), completion=frame["output"])
+        prompts = pd.Series(instructions_of(frame), index=frame.index, dtype=object)  # text columns hold plain text
+        frame = frame.assign(prompt=prompts, completion=frame["output"])
     require_columns(frame, ["prompt", "completion"], path, "--input: instruction and output would do, too")
     if "id" not in frame:
         frame.insert(0, "id", [content_id(*both) for both in zip(frame["prompt"], frame["completion"], strict=True)])
@@ -72,8 +73,8 @@ def agreement(rows: pd.DataFrame) -> dict:
     return {"spearman": float(spearmanr(*rates.to_numpy().T).statistic), "rows": len(rates)}
 
 
-def draw(summaries: list[dict], by: str, path) -> None:
-    """Forgetting rates against the steps of training afterwards, one panel for each signal that was measured."""
+def draw(summaries: list[dict], by: str, along: str, path) -> None:
+    """Forgetting rates against `step`, which `along` names, one panel for each signal that was measured."""
     import matplotlib
 
     matplotlib.use("Agg")  # no screen needed
@@ -90,7 +91,7 @@ def draw(summaries: list[dict], by: str, path) -> None:
             low, high = (np.array([rate[end] for rate in rates], dtype=float) for end in ("low", "high"))
             errors = np.nan_to_num(np.maximum([means - low, high - means], 0))
             axis.errorbar([entry["step"] for entry in found], means, yerr=errors, marker="o", capsize=3, label=value)
-        axis.set(xlabel="steps of training afterwards", ylabel=f"forgetting rate, {signal}")
+        axis.set(xlabel=along, ylabel=f"forgetting rate, {signal}")
         axis.axhline(0, color="#999", linewidth=0.8)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)

@@ -14,7 +14,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 
-from utils.configs import AdapterConfig
+from utils.configs import AdapterConfig, names
 
 
 def lora_config(config: AdapterConfig, task: str, new_layers: list[str] | None = None) -> LoraConfig:
@@ -31,7 +31,7 @@ def lora_config(config: AdapterConfig, task: str, new_layers: list[str] | None =
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         bias=config.lora_bias,
-        target_modules=config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(","),
+        target_modules=config.lora_targets if config.lora_targets == "all-linear" else names(config.lora_targets),
     )
 
 

@@ -1,6 +1,6 @@
 """Unsafe, safe and task examples out of published files: each becomes an instruction with an answer.
 
-A file is told by its columns; what it gives depends on what it is asked for:
+A file is recognised by its columns; what it gives depends on what it is asked for:
 
 BBQ            unsafe: ambiguous questions with the stereotyped person as the answer in place of "unknown";
                safe: all questions with their right answers
@@ -24,16 +24,14 @@ from utils import bbq, params
 from utils.configs import MixNoisyConfig, ProbeConfig
 from utils.data import as_text, content_id, read_rows
 from utils.helpers import UserError
-from utils.preferences import read_judged
-
-POLARITIES = ("unsafe", "safe", "task")
+from utils.preferences import is_one_of, label_names, read_judged
 
 # instruction, input, output, id, polarity, source, group: what may not stand on two sides of a split; and of BBQ `row`
 Example = dict[str, str]
 
 
 def read_examples(path: str, polarity: str, config: MixNoisyConfig, most: int) -> list[Example]:
-    """The examples that a file gives, each once, in an order that hangs on their content and the seed alone.
+    """The examples that a file gives, each once, in an order that depends only on their content and the seed.
 
     Args:
         polarity: what it is asked for.
@@ -157,7 +155,7 @@ def _squad(row: dict[str, str], polarity: str, config: MixNoisyConfig) -> Iterat
 def _instructions(row: dict[str, str], polarity: str, config: MixNoisyConfig) -> Iterator[Example]:
     said = row.get("polarity", "")
     if not said and row.get("label") and polarity != "task":
-        said = "unsafe" if row["label"].casefold() in config.unsafe_labels.casefold().split(",") else "safe"
+        said = "unsafe" if is_one_of(row["label"], label_names(config.unsafe_labels)) else "safe"
     if (said or polarity) == polarity:
         instruction, answer = row.get("instruction", row.get("prompt", "")), row.get("output", row.get("completion"))
         group = row.get("group") or instruction

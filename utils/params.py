@@ -244,7 +244,7 @@ INTERLEAVE_WORK = MODELS_DIR / "interleave"
 INTERLEAVE_ROUNDS = 2
 NOISY_STEPS = 200
 # public sets hold a few of each, and an answer to a question with options stands in it
-NOISY_FAULTS = "cut off,duplicate,contradiction,leak,completion in prompt,too long"
+NOISY_FAULTS = "cut off,duplicate,leak,completion in prompt,too long"
 SAFE_STEPS = 100
 HARM_SCORER = "cost:unsafe"
 # the sentences of moral self-correction, as in the paper

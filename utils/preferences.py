@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import params
-from utils.configs import file_and_share
+from utils.configs import file_and_share, names
 from utils.data import as_text, content_id, read_rows, same_text, seeded_share
 from utils.helpers import UserError
 
@@ -72,7 +72,7 @@ def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | N
     """
     rows: list[Judged] = []
     said: Counter = Counter()
-    unsafe = {label.strip().casefold() for label in unsafe_labels.split(",")}
+    unsafe = label_names(unsafe_labels)
     for given in inputs:
         name, share = file_and_share(given)
         found, left_out = [], Counter()
@@ -89,7 +89,7 @@ def read_judged(inputs: list[str], unsafe_labels: str, seed: int, limit: int | N
         )
         rows += kept
     for label, number in said.most_common(params.LABELS_NAMED):
-        logger.info("label %r: %d rows, %s", label, number, "unsafe" if _is_one_of(label, unsafe) else "safe")
+        logger.info("label %r: %d rows, %s", label, number, "unsafe" if is_one_of(label, unsafe) else "safe")
     return _without_repetitions(rows)
 
 
@@ -219,12 +219,18 @@ def _answer(cells: dict[str, str], unsafe: set[str]):
     if cells.get("is_safe"):
         label = _not(_truth(cells["is_safe"]))
     else:
-        label = _is_one_of(cells["label"], unsafe) if cells.get("label", "").strip() else None
+        label = is_one_of(cells["label"], unsafe) if cells.get("label", "").strip() else None
     return prompt, (response,), (label,), harm
 
 
-def _is_one_of(label: str, names: set[str]) -> bool:
-    return label.strip().casefold().removesuffix(".0") in names
+def label_names(joined: str) -> set[str]:
+    """Labels joined by commas, as `is_one_of` compares them."""
+    return {label.casefold() for label in names(joined)}
+
+
+def is_one_of(label: str, labels: set[str]) -> bool:
+    """Case, blanks, and the form of a whole number (1 or 1.0) aside."""
+    return label.strip().casefold().removesuffix(".0") in labels
 
 
 def _truth(text: str) -> bool | None:

@@ -14,22 +14,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
 
+from utils.configs import names
 from utils.helpers import UserError
 
 
 class Measure(NamedTuple):
-    """What a column of scores says. `better` is the direction to be wished for, None where there is none."""
+    """What a column of scores says. `better` is the preferred direction, None where there is none."""
 
     meaning: str
     better: Literal["higher", "lower"] | None
     about: Literal["harm", "meaning", "form"]  # a verdict needs less harm and kept meaning
 
 
-def load_scorers(names: str) -> dict[str, ModuleType]:
-    """Scorer modules by name, from names joined by commas."""
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
+def load_scorers(given: str, flag: str = "--scorers") -> dict[str, ModuleType]:
+    """Scorer modules by name, from names joined by commas. Raises UserError for one that does not exist."""
+    wanted = names(given)
     if not wanted or set(wanted) - set(known_scorers()):
-        raise UserError(f"--scorers {names}: there are {', '.join(known_scorers())}")
+        raise UserError(f"{flag} {given}: there are {', '.join(known_scorers())}")
     return {name: importlib.import_module(f"testing.scorers.{name}") for name in wanted}
 
 

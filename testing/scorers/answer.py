@@ -3,7 +3,7 @@
 import pandas as pd
 
 from testing.scorers import Measure
-from utils.configs import ScoreConfig
+from utils.configs import ScoreConfig, names
 from utils.metrics import answer_match
 
 MEASURES = {
@@ -14,7 +14,7 @@ MEASURES = {
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing where a row has no reference. An empty answer scores 0."""
-    columns = config.reference_columns.split(",")
+    columns = names(config.reference_columns)
     rows = []
     for text, *references in frame[[config.output_column, *columns]].itertuples(index=False):
         given = [reference for reference in references if reference.strip()]

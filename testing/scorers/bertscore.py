@@ -8,7 +8,7 @@ table.
 import pandas as pd
 
 from testing.scorers import Measure
-from utils.configs import ScoreConfig
+from utils.configs import ScoreConfig, names
 from utils.helpers import UserError
 
 MEASURES = {"bertscore": Measure("BERTScore F1 to the best reference, 0..1", "higher", "meaning")}
@@ -20,7 +20,7 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
         from bert_score import score as bert_score
     except ModuleNotFoundError as error:
         raise UserError("--scorers bertscore: pip install -r requirements-eval.txt") from error
-    columns = config.reference_columns.split(",")
+    columns = names(config.reference_columns)
     given = {n: [row[c] for c in columns if row[c].strip()] for n, row in frame.iterrows()}
     rows = [n for n in frame.index if given[n]]
     scores = pd.Series(float("nan"), index=frame.index)

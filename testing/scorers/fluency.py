@@ -13,7 +13,7 @@ import pandas as pd
 
 from testing.scorers import Measure
 from utils import params
-from utils.configs import ScoreConfig
+from utils.configs import ScoreConfig, names
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,6 @@ def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
 def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> dict[str, float]:
     """Nats a token of the sources, `source`, and of the human rewritings, `reference`."""
     name, frame = config.fluency_model or params.BASE_MODEL, frame.head(params.ANCHOR_ROWS)
-    columns = {"source": config.input_column, "reference": config.reference_columns.split(",")[0]}
+    columns = {"source": config.input_column, "reference": names(config.reference_columns)[0]}
     found = {anchor: nats_per_token(list(frame[c]), name) for anchor, c in columns.items() if c in frame}
     return {anchor: float(np.nanmean(nats)) for anchor, nats in found.items() if np.isfinite(nats).any()}

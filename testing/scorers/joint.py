@@ -9,7 +9,7 @@ share of harm counts as 0 or 1, by whether it is below one half.
 import pandas as pd
 
 from testing.scorers import Measure, all_measures
-from utils.configs import ScoreConfig
+from utils.configs import ScoreConfig, names
 from utils.data import values_of
 from utils.helpers import UserError
 
@@ -18,7 +18,7 @@ MEASURES = {"joint": Measure("style accuracy x similarity x fluency (--joint_par
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing where a part is missing, 0 for an empty rewriting. Of harm counts whether it is below one half."""
-    parts = [name.strip() for name in config.joint_parts.split(",") if name.strip()]
+    parts = names(config.joint_parts)
     if missing := [name for name in parts if name not in frame]:
         raise UserError(
             f"--joint_parts {','.join(missing)}: no such column: name their scorers before joint in --scorers"

@@ -9,7 +9,7 @@ import pandas as pd
 
 from testing.scorers import Measure
 from utils import params
-from utils.configs import ScoreConfig
+from utils.configs import ScoreConfig, names
 from utils.embedded import sentence_vectors
 
 MEASURES = {"meaning": Measure("cosine of source and rewriting, -1..1", "higher", "meaning")}
@@ -32,7 +32,7 @@ def anchors(frame: pd.DataFrame, scores: pd.DataFrame, config: ScoreConfig) -> d
     if unrelated.any():
         rewriting = frame[config.output_column].to_numpy()[other]
         found["shuffled"] = float(_cosines(pd.Series(source[unrelated]), pd.Series(rewriting[unrelated])).mean())
-    reference = config.reference_columns.split(",")[0]
+    reference = names(config.reference_columns)[0]
     if reference in frame.columns:
         found["reference"] = float(_cosines(frame[config.input_column], frame[reference]).mean())
     return found

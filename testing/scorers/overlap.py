@@ -3,7 +3,7 @@
 import pandas as pd
 
 from testing.scorers import Measure
-from utils.configs import ScoreConfig
+from utils.configs import ScoreConfig, names
 from utils.metrics import bleu, chrf, rouge_l
 
 MEASURES = {
@@ -15,7 +15,7 @@ MEASURES = {
 
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing where a row has no reference. An empty rewriting scores 0."""
-    columns = config.reference_columns.split(",")
+    columns = names(config.reference_columns)
     functions = {"chrf": chrf, "bleu": bleu, "rouge_l": rouge_l}
     rows = []
     for text, *references in frame[[config.output_column, *columns]].itertuples(index=False):

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from testing.scorers import Measure
-from utils.configs import ScoreConfig
+from utils.configs import ScoreConfig, names
 from utils.data import require_columns, values_of
 from utils.helpers import UserError
 from utils.records import file_sha256
@@ -32,7 +32,7 @@ MEASURES = {
 def score(frame: pd.DataFrame, config: ScoreConfig) -> pd.DataFrame:
     """Missing for an empty text, and where a stored score is missing."""
     if config.toxicity_model.startswith("column:"):
-        return _stored(frame, config.toxicity_model.removeprefix("column:").split(","))
+        return _stored(frame, names(config.toxicity_model.removeprefix("column:")))
     from utils.toxicity import toxicity_of
 
     texts = [*frame[config.output_column], *frame[config.input_column]]
