@@ -215,6 +215,7 @@ def main(config: DoseConfig) -> None:
         answers = dose.examples(work, cells, config.seed)
         print(write_report(folder, cells, sets, mixed[0]["general"], judges(config, gold), answers))
         finish_record(record, folder, counts={"cells": len(cells)})
+    print(f"\n{output}: report.html, dose.png, table.md, dose.json")
 
 
 def mixtures(config: DoseConfig, seed: int) -> dict[Path, dict]:

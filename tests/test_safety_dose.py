@@ -67,7 +67,7 @@ def test_means_changes_and_intervals_by_dose():
     assert found[0]["change_low"] == found[0]["change_high"] == 0
     lines = findings({"complied": found}, {"complied": None})
     assert (
-        "complied falls from 0 to 100 safety examples: 0.900 to 0.100" in lines[0] and "surely from 10 on" in lines[0]
+        "complied falls: 0.900 with 0 safety examples, 0.100 with 100" in lines[0] and "surely from 10 on" in lines[0]
     )
     back = summary(curve(grid({0: 0.9, 10: 0.1, 99: 0.9, 100: 0.1}), "complied"), SAMPLING)
     assert "surely from 100 on" in findings({"complied": back}, {})[0]

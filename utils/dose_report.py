@@ -15,7 +15,7 @@ SHOWN = ("complied", "harmful", "over_refused", "useful", "gibberish", "ability"
 
 
 def write_report(folder: Path, cells: Cells, sets: list[str], general: int, judges: dict, answers: list[dict]) -> str:
-    """Writes report.html, dose.png, table.md and dose.json into `folder`. Returns table and findings.
+    """Writes report.html, dose.png, table.md and dose.json into `folder`. Returns tables and findings.
 
     Args:
         sets: of each prompt, the name of its file.
@@ -59,7 +59,7 @@ def write_report(folder: Path, cells: Cells, sets: list[str], general: int, judg
                     set_header=set_header, by_set=by_set, rates=rates, answers=answers, doses=(doses[0], doses[-1])),
         encoding="utf-8",
     )  # fmt: skip
-    return f"{text}\n\n{folder}: report.html, dose.png, table.md, dose.json"
+    return text
 
 
 def rows_by_set(cells: Cells, sets: list[str], sampling: Sampling) -> list[list[str]]:
@@ -84,8 +84,8 @@ def findings(found: dict[str, dict], knees: dict[str, dict | None]) -> list[str]
         ends = f"{last['change_low']:+.3f} to {last['change_high']:+.3f}"
         sure = last["change_low"] > 0 or last["change_high"] < 0
         how = ("rises" if last["change"] > 0 else "falls") if sure else "does not surely change"
-        values = f"{first['mean']:.3f} to {last['mean']:.3f} ({ends})"
-        line = f"{name} {how} from {doses[0]} to {doses[-1]} safety examples: {values}"
+        values = f"{first['mean']:.3f} with {doses[0]} safety examples, {last['mean']:.3f} with {doses[-1]}"
+        line = f"{name} {how}: {values} (by {ends})"
         if sure:
             end = "change_high" if last["change"] < 0 else "change_low"
             not_sure = [d for d in doses if found[name][d][end] * last["change"] <= 0]
@@ -108,7 +108,7 @@ def draw(found: dict[str, dict], general: int, knees: dict, path: Path) -> None:
     matplotlib.use("Agg")  # no screen needed
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for name in [name for name in SHOWN if name in found]:
         doses = np.array(list(found[name]))
         low, mean, high = (np.array([of[end] for of in found[name].values()]) for end in ("low", "mean", "high"))
@@ -122,7 +122,7 @@ def draw(found: dict[str, dict], general: int, knees: dict, path: Path) -> None:
     shares = axes.secondary_xaxis("top")
     shares.set_xticks(np.log1p(doses), [f"{dose / (dose + general):.1%}" for dose in doses])
     shares.set_xlabel("share of the mixture")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")  # within, it would hide a curve
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
