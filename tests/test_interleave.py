@@ -1,10 +1,12 @@
 """Noisy and safe sessions in turns: each model is made once, and a run that was killed goes on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import run_script
 from tests.test_mix_noisy import bbq_rows, write
 from tests.test_pipeline import kill_when
 from utils import params
@@ -17,14 +19,21 @@ RECIPE = ROOT / "recipes" / "interleave.py"
 MIX = ROOT / "generate_data" / "mix_noisy.py"
 
 
-@pytest.fixture
-def study(script, tmp_path, tiny_model):
-    bbq = write(tmp_path / "bbq.jsonl", bbq_rows(20))
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noisy")
+    bbq = write(folder / "bbq.jsonl", bbq_rows(20))
     tasks = [{"instruction": f"Do {n}", "input": "", "output": f"Done {n}"} for n in range(20)]
-    task = write(tmp_path / "tasks.jsonl", tasks)
-    result = script(MIX, "--unsafe", bbq, "--safe", bbq, "--task", task, "--output", tmp_path / "noisy",
-                    "--size", "24", "--test_size", "12", "--safe_size", "16")  # fmt: skip
+    task = write(folder / "tasks.jsonl", tasks)
+    result = run_script(MIX, "--unsafe", bbq, "--safe", bbq, "--task", task, "--output", folder / "noisy",
+                        "--size", "24", "--test_size", "12", "--safe_size", "16")  # fmt: skip
     assert result.returncode == 0, result.stderr
+    return folder / "noisy"
+
+
+@pytest.fixture
+def study(noisy, tmp_path, tiny_model):
+    shutil.copytree(noisy, tmp_path / "noisy")
     (tmp_path / "quick.yaml").write_text("quantization: none\nlora_r: 4\nbatch_size: 4\nlr: 0.01\neval_steps: 3\n")
     return [RECIPE, "--data", tmp_path / "noisy", "--base_model", tiny_model, "--rounds", "1", "--noisy_steps", "6",
             "--safe_steps", "3", "--signal", "likelihood", "--phi", "0.00055", "--settings", tmp_path / "quick.yaml",
