@@ -40,6 +40,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
 from testing.scorers import load_scorers
+from training.train import ALIASES
 from utils import bbq, params
 from utils.configs import STYLE_HELP, at_least, check_phi, names, setting
 from utils.cost_model import check, weights_hash
@@ -221,7 +222,7 @@ def identity(config: InterleaveConfig) -> dict:
     Raises:
         UserError: something is.
     """
-    check_training(config.settings)
+    check_training(config.settings, ALIASES)
     scorer, _, measure = config.harm_scorer.partition(":")
     if measure not in (known := load_scorers(scorer, "--harm_scorer")[scorer].MEASURES):
         raise UserError(f"--harm_scorer {config.harm_scorer}: {scorer} measures {', '.join(known)}")

@@ -36,6 +36,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: makes utils/ importable
 
+from training.train import ALIASES
 from utils import dose, params
 from utils.configs import MixSafetyConfig, at_least, setting
 from utils.cost_model import check, weights_hash
@@ -196,7 +197,7 @@ def judges(config: DoseConfig, gold: dict[str, pd.DataFrame]) -> dict[str, dict]
 def main(config: DoseConfig) -> None:
     work, prompts, output = Path(config.work), Path(config.work) / "prompts.csv", Path(config.output)
     check(config.cost_model)
-    check_training(config.settings)
+    check_training(config.settings, ALIASES)
     gold = read_gold(config)
     check_output_folder(output, overwrite=True)
     if config.ability and importlib.util.find_spec("lm_eval") is None:

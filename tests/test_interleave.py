@@ -206,7 +206,7 @@ def test_nothing_is_deleted_before_all_is_checked(study, script, tmp_path):
 
 
 def test_a_recipe_wants_adapters(study, script, tmp_path):
-    (tmp_path / "full.yaml").write_text("method: full\n")
+    (tmp_path / "full.yaml").write_text("method: full\nlearning_rate: 0.01\n")  # names as published will do
     result = script(*study, "--settings", tmp_path / "full.yaml")
     assert result.returncode == 2 and "not with method: full" in result.stderr and "$ python" not in result.stderr
 

@@ -13,16 +13,17 @@ from utils.params import ROOT
 logger = logging.getLogger(__name__)
 
 
-def check_training(settings: str) -> None:
+def check_training(settings: str, aliases: dict) -> None:
     """Exits for a --settings file that training/train.py would refuse.
 
     Args:
         settings: YAML, "" for none.
+        aliases: the published names of its settings.
 
     Raises:
         UserError: it trains something else than an adapter, which is what recipes answer with and merge.
     """
-    if settings and (method := parse_config(TrainConfig, argv=["--config", settings]).method) != "lora":
+    if settings and (method := parse_config(TrainConfig, aliases, ["--config", settings]).method) != "lora":
         raise UserError(f"--settings {settings}: a recipe goes on with a LoRA adapter, not with method: {method}")
 
 
