@@ -173,8 +173,9 @@ def evaluate(name: str, correcting: bool, config: InterleaveConfig) -> dict:
 
 def questions(correcting: bool, config: InterleaveConfig) -> list[dict]:
     """Held-out rows to be answered: tasks, and unsafe ones that BBQ's probe does not ask."""
-    rows, has_bbq = [], needed(config)["bbq_test"].is_file()
-    for row in read_rows(needed(config)["test"], longest=params.MAX_ANSWER_CHARS):
+    rows, files = [], needed(config)
+    has_bbq = files["bbq_test"].is_file()
+    for row in read_rows(files["test"], longest=params.MAX_ANSWER_CHARS):
         of_bbq = row["instruction"].endswith(bbq.CHOOSE)
         if row["polarity"] == "task" or (row["polarity"] == "unsafe" and not of_bbq):
             sentence = params.NO_STEREOTYPES if has_bbq and row["polarity"] == "task" else params.NOTHING_TOXIC
@@ -226,12 +227,13 @@ def identity(config: InterleaveConfig) -> dict:
     scorer, _, measure = config.harm_scorer.partition(":")
     if measure not in (known := load_scorers(scorer, "--harm_scorer")[scorer].MEASURES):
         raise UserError(f"--harm_scorer {config.harm_scorer}: {scorer} measures {', '.join(known)}")
-    read = [*needed(config).values(), *([Path(config.settings)] if config.settings else [])]
+    files = needed(config)
+    read = [*files.values(), *([Path(config.settings)] if config.settings else [])]
     if held := [path for path in read if path.resolve().is_relative_to(Path(config.work).resolve())]:
         raise UserError(f"--work {config.work} holds the input {held[0]}: name another folder")
     found = {name: getattr(config, name) for name in ("noisy_steps", "safe_steps", "phi", "signal", "seed")}
     found |= {"model": model_record(resolve(config.base_model)), "style": style_record(config.prompt_style)}
-    found |= {name: file_sha256(path) if path.is_file() else "" for name, path in needed(config).items()}
+    found |= {name: file_sha256(path) if path.is_file() else "" for name, path in files.items()}
     found |= {"harm_scorer": config.harm_scorer, "cost_model": ""}
     if scorer == "cost" and asks_for_harm(questions(False, config)):
         check(config.cost_model)
